@@ -1,0 +1,405 @@
+"""Published networks by name: `network("bert-large", batch=8)`.
+
+`networks.toml` holds each network's hyper-parameters and where they are published; the functions
+here and in the builder modules turn them into traces.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from workloads.attention import encoder_decoder, transformer
+from workloads.blocks import (
+    block,
+    check_choice,
+    check_counts,
+    elementwise,
+    embedding,
+    layer_label,
+    linear,
+    matmul,
+    plain_integers,
+    softmax,
+    vocabulary_projection,
+)
+from workloads.convolution import conv2d, output_length, pool2d
+from workloads.recurrent import gru, lstm, rnn
+from workloads.trace import Trace, TraceError, concatenate, nearest
+
+CELLS = {"lstm": lstm, "gru": gru, "rnn": rnn}
+#: Names the command line and users know, and the builders' argument they stand for.
+ALIASES = {"seq_len": "sequence_length"}
+_FIELDS = {"title", "task", "source", "builder", "defaults"}
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What `networks.toml` says of a network: `defaults` are the builder's arguments, any may be overridden."""
+
+    name: str
+    title: str
+    task: str
+    source: str
+    builder: str
+    defaults: Mapping
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Names that may be overridden."""
+        names = [n for n in inspect.signature(BUILDERS[self.builder]).parameters if n != "name"]
+        return tuple(names + [alias for alias, name in ALIASES.items() if name in names])
+
+
+@functools.cache
+def _catalogue() -> dict[str, NetworkInfo]:
+    path = Path(__file__).with_name("networks.toml")
+    entries = tomllib.loads(path.read_text(encoding="utf-8"))
+    catalogue = {}
+    for name, entry in entries.items():
+        if entry.keys() != _FIELDS:
+            raise TraceError(f"{path}: {name}: unknown or missing fields {sorted(entry.keys() ^ _FIELDS)}")
+        check_choice(f"{path}: {name}", "builder", entry["builder"], BUILDERS)
+        catalogue[name] = NetworkInfo(name=name, **entry | {"defaults": MappingProxyType(entry["defaults"])})
+    return catalogue
+
+
+def networks() -> tuple[str, ...]:
+    """The names `network` knows, in the order of `networks.toml`."""
+    return tuple(_catalogue())
+
+
+def network_info(name: str) -> NetworkInfo:
+    """Title, task, source and default settings of a network. Raises `TraceError` for an unknown name."""
+    catalogue = _catalogue()
+    if name not in catalogue:
+        raise TraceError(f"unknown network {name!r}{nearest(name, catalogue)}")
+    return catalogue[name]
+
+
+def network(name: str, **overrides) -> Trace:
+    """The trace of a published network; `overrides` replace its default settings.
+
+    For instance batch, seq_len, dtype, weight_dtype, mode ("prefill" or "decode"), cache_length,
+    layers, hidden, fused, wavefront, hoist_input: any argument of the network's builder
+    (`network_info(name).settings`). Raises `TraceError` for an unknown name or setting, naming the
+    nearest, and for values the builder refuses.
+    """
+    info = network_info(name)
+    for setting in overrides:
+        if setting not in info.settings:
+            raise TraceError(f"{name}: unknown setting {setting!r}{nearest(setting, info.settings)}")
+    given: dict = {}
+    for setting, value in overrides.items():
+        argument = ALIASES.get(setting, setting)
+        if argument in given:
+            raise TraceError(f"{name}: {setting!r} is given twice, also as {argument!r}")
+        given[argument] = value
+    defaults = {ALIASES.get(setting, setting): value for setting, value in info.defaults.items()}
+    return BUILDERS[info.builder](**{"name": name} | defaults | given)
+
+
+# -- recurrent networks ------------------------------------------------------------------------------
+
+
+def _types(dtype, weight_dtype, activation_dtype) -> dict:
+    return {"dtype": dtype, "weight_dtype": weight_dtype, "activation_dtype": activation_dtype}
+
+
+def _relabelled(trace: Trace, layer: str) -> Trace:
+    return trace.replace(layer=[layer] * len(trace))
+
+
+def _each_step(trace: Trace, steps: int) -> Trace:
+    """A trace that runs once a step, with the same weights."""
+    return trace.scaled(steps, share_weights=True).replace(serial_steps=[steps] * len(trace))
+
+
+@plain_integers
+def recurrent_network(
+    layers: int,
+    hidden: int,
+    *,
+    sequence_length: int,
+    batch: int = 1,
+    cell: str = "lstm",
+    input_size: int | None = None,
+    vocabulary: int | None = None,
+    dense_layers: int = 0,
+    outputs: int | None = None,
+    projection: int | None = None,
+    bias: bool = True,
+    bidirectional: bool = False,
+    hoist_input: bool = True,
+    wavefront: bool = False,
+    merge_gates: bool = True,
+    dtype: str = "fp32",
+    weight_dtype: str | None = None,
+    activation_dtype: str | None = None,
+    name: str = "recurrent network",
+) -> Trace:
+    """A recurrent stack with what surrounds it: a language model or an acoustic model.
+
+    `vocabulary`: tokens are looked up in a table and predicted by a product (a language model; the
+    table holds `input_size` features, default `hidden`). `dense_layers`: relu layers of `hidden`
+    features after the stack. `outputs`: a last product to so many classes; logits, no softmax. With
+    `hoist_input` all steps go through the dense and output products at once, else one step after the
+    other (streaming). `cell`: "lstm", "gru" or "rnn"; the other arguments and the errors are those of
+    `workloads.lstm`.
+    """
+    check_choice(name, "cell", cell, CELLS)
+    check_counts(name, 0, dense_layers=dense_layers)
+    if projection is not None and cell != "lstm":
+        raise TraceError(f"{name}: projection needs cell 'lstm', got {cell!r}")
+    types = _types(dtype, weight_dtype, activation_dtype)
+    projected = {} if projection is None else {"projection": projection}
+    stack = CELLS[cell](
+        layers, hidden, sequence_length=sequence_length, batch=batch, input_size=input_size, bias=bias,
+        bidirectional=bidirectional, hoist_input=hoist_input, wavefront=wavefront, merge_gates=merge_gates,
+        name=cell, **projected, **types,
+    )  # fmt: skip
+    features = (projection or hidden) * (2 if bidirectional else 1)
+    rows = batch * sequence_length if hoist_input else batch
+    after = []
+    rest = layer_label("dense", 1, dense_layers - 1)
+    for label, inputs, count in (("dense.0", features, min(dense_layers, 1)), (rest, hidden, dense_layers - 1)):
+        if count > 0:
+            dense = linear(rows, hidden, inputs, layer=label, op="dense", **types)
+            after.append((dense + elementwise(rows * hidden, "relu", layer=label, op="activation", **types)) * count)
+    features = hidden if dense_layers else features
+    if vocabulary is not None:
+        after.append(vocabulary_projection(rows, vocabulary, features, bias=True, **types))
+    if outputs is not None:
+        check_counts(name, outputs=outputs)
+        after.append(linear(rows, outputs, features, layer="head", op="output projection", **types))
+    if not hoist_input:
+        after = [_each_step(part, sequence_length) for part in after]
+    before = []
+    if vocabulary is not None:
+        before.append(embedding(batch * sequence_length, vocabulary, input_size or hidden, **types))
+    return concatenate([*before, stack, *after], name=name)
+
+
+@plain_integers
+def translation_network(
+    layers: int,
+    hidden: int,
+    vocabulary: int,
+    *,
+    sequence_length: int,
+    source_length: int | None = None,
+    batch: int = 1,
+    bias: bool = True,
+    hoist_input: bool = True,
+    dtype: str = "fp32",
+    weight_dtype: str | None = None,
+    activation_dtype: str | None = None,
+    name: str = "translation network",
+) -> Trace:
+    """Stacked LSTM encoder and decoder with additive attention (Wu et al. 2016, sections 3.1 and 3.2).
+
+    The lowest of `layers` encoder layers is bidirectional. The lowest decoder layer reads the previous
+    context and asks for the next one, so attention runs step by step with it; every decoder layer reads
+    the context beside its input. The upper layers have residual adds. Target words are given (training or scoring);
+    logits, no softmax. Raises `TraceError` as `workloads.lstm` does, and for fewer than 3 layers.
+    """
+    source = sequence_length if source_length is None else source_length
+    check_counts(name, 3, layers=layers)
+    check_counts(name, hidden=hidden, vocabulary=vocabulary, source_length=source, batch=batch)
+    check_counts(name, sequence_length=sequence_length)
+    types = _types(dtype, weight_dtype, activation_dtype)
+    shared = {"batch": batch, "bias": bias, **types}
+    encoder = {"sequence_length": source, "hoist_input": hoist_input, **shared}
+    decoder = {"sequence_length": sequence_length, **shared}
+    upper = layer_label("encoder", 2, layers - 1)
+    residual = elementwise(batch * source * hidden, "residual add", layer=upper, **types)
+    lowest = lstm(1, hidden, input_size=2 * hidden, hoist_input=False, **decoder)
+    higher = layer_label("decoder", 1, layers - 1)
+    stack = lstm(1, hidden, input_size=2 * hidden, hoist_input=hoist_input, **decoder)
+    added = elementwise(batch * sequence_length * hidden, "residual add", layer=higher, **types)
+    return concatenate(
+        [
+            embedding(batch * source, vocabulary, hidden, layer="source embedding", **types),
+            _relabelled(lstm(1, hidden, bidirectional=True, **encoder), "encoder.0"),
+            _relabelled(lstm(1, hidden, input_size=2 * hidden, **encoder), "encoder.1"),
+            (_relabelled(lstm(1, hidden, **encoder), upper) + residual) * (layers - 2),
+            linear(batch * source, hidden, hidden, bias=False, layer="attention keys", op="key projection", **types),
+            embedding(batch * sequence_length, vocabulary, hidden, layer="target embedding", **types),
+            _relabelled(lowest, "decoder.0"),
+            _each_step(_additive_attention(batch, source, hidden, "decoder.0", types), sequence_length),
+            _relabelled(stack, higher) * (layers - 1),
+            added * (layers - 2),
+            vocabulary_projection(batch * sequence_length, vocabulary, hidden, bias=True, **types),
+        ],
+        name=name,
+    ).replace(tokens=sequence_length)
+
+
+@block
+def _alignment(batch: int, source: int, hidden: int, *, types, layer: str) -> dict:
+    """v . tanh(query + key) for every source position: 3 vector FLOP and a tanh a feature."""
+    features = batch * source * hidden
+    row = elementwise.row(features, "tanh", types=types, layer=layer, op="alignment")
+    return row | {
+        "vector_flops": 3 * features,
+        "input_bytes": types.activations(features + batch * hidden),
+        "output_bytes": types.activations(batch * source),
+        "parameters": hidden,
+        "weight_bytes": types.weights(hidden),
+    }
+
+
+def _additive_attention(batch: int, source: int, hidden: int, layer: str, types: dict) -> Trace:
+    """One query for each sequence over `source` positions, with one hidden layer (Bahdanau et al. 2015)."""
+    return concatenate(
+        [
+            linear(batch, hidden, hidden, bias=False, layer=layer, op="query projection", **types),
+            _alignment(batch, source, hidden, layer=layer, **types),
+            softmax(batch, source, layer=layer, **types),
+            matmul(1, hidden, source, batch=batch, layer=layer, op="context", **types),
+        ]
+    )
+
+
+@plain_integers
+def speech_network(
+    layers: int,
+    hidden: int,
+    *,
+    sequence_length: int,
+    outputs: int,
+    frequencies: int = 161,
+    batch: int = 1,
+    bias: bool = True,
+    hoist_input: bool = True,
+    dtype: str = "fp32",
+    weight_dtype: str | None = None,
+    activation_dtype: str | None = None,
+    name: str = "speech network",
+) -> Trace:
+    """Two convolutions over a spectrogram, bidirectional GRU layers whose directions are added, one product.
+
+    After Amodei et al. 2016 (section 3); the convolutions are 41 x 11, stride 2 x 2, and 21 x 11,
+    stride 2 x 1, of 32 maps without padding, each with batch norm and a clipped relu. `sequence_length`: frames of
+    `frequencies` values. Logits, no softmax. Raises `TraceError` as `workloads.gru` and `conv2d` do.
+    """
+    check_counts(name, layers=layers, hidden=hidden, outputs=outputs, batch=batch, sequence_length=sequence_length)
+    types = _types(dtype, weight_dtype, activation_dtype)
+    maps, parts, size = 32, [], (frequencies, sequence_length)
+    for number, (channels, kernel, stride) in enumerate(((1, (41, 11), (2, 2)), (maps, (21, 11), (2, 1)))):
+        label = f"convolution.{number}"
+        parts.append(conv2d(channels, maps, *size, kernel, stride=stride, bias=True, batch=batch, layer=label, **types))
+        size = tuple(output_length(s, k, t) for s, k, t in zip(size, kernel, stride, strict=True))
+        elements = batch * maps * size[0] * size[1]
+        parts.append(_batch_norm(elements, maps, layer=label, **types))
+        parts.append(elementwise(elements, "clipped relu", layer=label, op="activation", **types))
+    features, steps = maps * size[0], size[1]
+    states = batch * steps * hidden
+
+    def layer(label: str, inputs: int) -> Trace:
+        both = gru(
+            1, hidden, input_size=inputs, sequence_length=steps, batch=batch, bias=bias, bidirectional=True,
+            hoist_input=hoist_input, **types,
+        )  # fmt: skip
+        return _relabelled(both + elementwise(states, "add", op="add directions", **types), label)
+
+    parts.append(layer("gru.0", features))
+    if layers > 1:
+        label = layer_label("gru", 1, layers - 1)
+        parts.append((_batch_norm(states, hidden, layer=label, **types) + layer(label, hidden)) * (layers - 1))
+    parts.append(_batch_norm(states, hidden, layer="head", **types))
+    parts.append(linear(batch * steps, outputs, hidden, bias=False, layer="head", op="output projection", **types))
+    return concatenate(parts, name=name).replace(sequences=batch, tokens=sequence_length)
+
+
+@block
+def _batch_norm(elements: int, channels: int, *, types, layer: str) -> dict:
+    row = elementwise.row(elements, "batch norm", types=types, layer=layer, op="batch norm")
+    return row | {"parameters": 2 * channels, "weight_bytes": types.weights(2 * channels)}
+
+
+# -- feed-forward networks ---------------------------------------------------------------------------
+
+
+@plain_integers
+def perceptron(
+    layers: int,
+    hidden: int,
+    *,
+    inputs: int | None = None,
+    batch: int = 1,
+    activation: str = "relu",
+    bias: bool = True,
+    dtype: str = "fp32",
+    weight_dtype: str | None = None,
+    activation_dtype: str | None = None,
+    name: str = "perceptron",
+) -> Trace:
+    """`layers` fully connected layers of `hidden` features, each with an activation.
+
+    `inputs`: features the first layer reads (default `hidden`). Raises `TraceError` naming the
+    argument, as `workloads.linear` does.
+    """
+    inputs = hidden if inputs is None else inputs
+    check_counts(name, layers=layers, hidden=hidden, inputs=inputs, batch=batch)
+    types = _types(dtype, weight_dtype, activation_dtype)
+
+    def dense(label: str, features: int) -> Trace:
+        product = linear(batch, hidden, features, bias=bias, layer=label, op="dense", **types)
+        return product + elementwise(batch * hidden, activation, layer=label, op="activation", **types)
+
+    parts = [dense("dense.0", inputs)]
+    if layers > 1:
+        parts.append(dense(layer_label("dense", 1, layers - 1), hidden) * (layers - 1))
+    return concatenate(parts, name=name).replace(sequences=batch)
+
+
+@plain_integers
+def convolution_network(
+    stages: list,
+    *,
+    batch: int = 1,
+    activation: str = "relu",
+    dtype: str = "fp32",
+    weight_dtype: str | None = None,
+    activation_dtype: str | None = None,
+    name: str = "convolution network",
+) -> Trace:
+    """Stages in series, each `count` alike: mappings with a `layer` label and the arguments of a block.
+
+    With `filters`: a `conv2d` and the activation; with `outputs`: a product of `inputs` features and
+    the activation; else a `pool2d`. Raises `TraceError` naming the argument, as those blocks do.
+    """
+    check_counts(name, batch=batch)
+    types = _types(dtype, weight_dtype, activation_dtype)
+    parts = []
+    for stage in stages:
+        settings = dict(stage)
+        count, label = settings.pop("count", 1), settings["layer"]
+        if "filters" in settings:
+            part = conv2d(batch=batch, **settings, **types)
+        elif "outputs" in settings:
+            part = linear(batch, settings["outputs"], settings["inputs"], layer=label, op="dense", **types)
+        else:
+            part = pool2d(batch=batch, **settings, **types)
+        if part.kind[0] in ("convolution", "matmul"):
+            results = int(part.batch[0] * part.m[0] * part.n[0])
+            part = part + elementwise(results, activation, layer=label, op="activation", **types)
+        parts.append(part * count)
+    return concatenate(parts, name=name).replace(sequences=batch)
+
+
+BUILDERS = {
+    "convolution_network": convolution_network,
+    "encoder_decoder": encoder_decoder,
+    "perceptron": perceptron,
+    "recurrent_network": recurrent_network,
+    "speech_network": speech_network,
+    "transformer": transformer,
+    "translation_network": translation_network,
+}
