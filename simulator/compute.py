@@ -1,0 +1,167 @@
+"""Time of the compute units: matrix products in tiles and waves, vector work, transcendentals.
+
+Bare arrays in and out. Op quantities have shape (ops, 1), design quantities () or (designs,); they broadcast to
+(ops, designs), designs innermost because there are many. The choice of tiling is one more axis in front.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+#: Blocks an output-stationary library chooses from, in native tiles (rows, columns). Zero stands for `thin_tile` rows or
+#: columns: the kernels for thin products.
+BLOCKINGS = np.array([(1, 1), (1, 4), (4, 1), (2, 2), (2, 4), (4, 2), (4, 4), (4, 8), (8, 4), (0, 4), (4, 0)], float)
+#: Ways to share the k dimension (output-stationary) or the m rows (weight-stationary) among units.
+SPLITS = np.array([1, 2, 4, 8, 16], float)
+#: Partial sums of a split product are kept in fp32.
+PARTIAL_BYTES = 4.0
+
+
+class Product(NamedTuple):
+    """What a product costs with the best tiling; each of shape (ops, designs)."""
+
+    matrix_s: np.ndarray  # multiplying, whole waves of padded tiles
+    feed_s: np.ndarray  # bringing operands or weight tiles into the units, the same waves
+    busy_s: np.ndarray  # the larger without the idle units of the last wave: what it keeps others from using
+    shared_bytes: np.ndarray  # moved between the units and the memory they share
+
+
+def output_stationary(
+    *,
+    batch,
+    m,
+    n,
+    k,
+    useful,
+    a_bytes,
+    b_bytes,
+    other_bytes,
+    a_element_bytes,
+    b_element_bytes,
+    count,
+    clock_hz,
+    macs_per_cycle,
+    sustained,
+    tile_m,
+    tile_n,
+    tile_k,
+    thin_tile,
+    feed_bytes_per_cycle,
+    prologue_cycles,
+    max_split,
+    shared_bytes_per_s,
+) -> Product:
+    """Products cut into blocks of the result, one block a unit, in waves over the units.
+
+    A block is one of `BLOCKINGS`; the k terms of a block may be shared by `SPLITS` units, which then
+    exchange fp32 partial sums. Edge blocks and the last wave cost as much as full ones. A block takes the larger of
+    its arithmetic and its operand feed, plus the prologue. The best combination is taken, judged by matrix
+    time and traffic to the shared memory `shared_bytes_per_s` [bytes/s] together. `useful` is the share of 2 batch m n k
+    a mask leaves. Monotone in every size: the same tilings are open to every op.
+
+    Ref.: wave quantisation, NVIDIA Deep Learning Performance Guide, "Matrix multiplication background", 2023.
+    """
+    block_m, block_n = _blocks(tile_m, tile_n, thin_tile)
+    split = np.tile(SPLITS, len(BLOCKINGS))[:, None, None]
+    rows, columns = np.ceil(m / block_m), np.ceil(n / block_n)
+    depth = np.ceil(k / (tile_k * split)) * tile_k * useful
+    blocks = batch * rows * columns * split
+    macs = block_m * block_n * depth
+    operands = (np.minimum(m, block_m) * a_element_bytes + np.minimum(n, block_n) * b_element_bytes) * depth
+    shared = a_bytes * columns + b_bytes * rows + (split > 1) * (2 * PARTIAL_BYTES * split * batch * m * n)
+    shared = shared + other_bytes
+
+    mac_s = 1.0 / (macs_per_cycle * sustained * clock_hz)
+    byte_s = 1.0 / (feed_bytes_per_cycle * clock_hz)
+    prologue_s = prologue_cycles / clock_hz
+
+    block_s = np.maximum(macs * mac_s, operands * byte_s) + prologue_s
+    judged = np.ceil(blocks / count) * block_s
+    judged = np.maximum(judged, shared / shared_bytes_per_s)
+    if np.any(max_split < SPLITS[-1]):
+        judged = np.where(split <= max_split, judged, np.inf)
+    best = judged.argmin(axis=0)[None]
+    waves = _pick(blocks, best) / count
+    matrix_s = _pick(macs, best) * mac_s + prologue_s
+    feed_s = _pick(operands, best) * byte_s + prologue_s
+    whole = np.ceil(waves)
+    return Product(whole * matrix_s, whole * feed_s, waves * np.maximum(matrix_s, feed_s), _pick(shared, best))
+
+
+def _blocks(tile_m, tile_n, thin_tile):
+    """Rows and columns of the block of every choice, each split of it in turn, (choices, 1, 1 or designs)."""
+    rows, columns = np.repeat(BLOCKINGS, len(SPLITS), axis=0).T[:, :, None, None]
+    return np.where(rows == 0, thin_tile, rows * tile_m), np.where(columns == 0, thin_tile, columns * tile_n)
+
+
+def weight_stationary(
+    *,
+    batch,
+    m,
+    n,
+    k,
+    useful,
+    a_bytes,
+    b_bytes,
+    other_bytes,
+    a_element_bytes,
+    count,
+    clock_hz,
+    macs_per_cycle,
+    sustained,
+    tile_m,
+    tile_n,
+    tile_k,
+    feed_bytes_per_cycle,
+    load_cycles,
+    prologue_cycles,
+    shared_bytes_per_s,
+) -> Product:
+    """Products on systolic arrays: each pass holds one tile_k x tile_n weight tile and streams the m rows past it.
+
+    Whole padded tiles are multiplied: 600 x 600 on a 256-wide array costs 768 x 768. Loading the next tile hides behind the
+    current pass but no pass is shorter than the load. Passes run in waves over the arrays; the m rows may be shared among arrays
+    (`SPLITS`), each with its own copy of the weights. Filling and draining costs the array's rows plus columns once a product.
+
+    Ref.: Jouppi et al., In-Datacenter Performance Analysis of a Tensor Processing Unit, ISCA 2017, section 2.
+    """
+    split = SPLITS[:, None, None]
+    passes = batch * np.ceil(k / tile_k) * np.ceil(n / tile_n) * split
+    rows = np.ceil(m / (tile_m * split)) * tile_m * useful
+    cycles = rows * (tile_k * tile_n / (macs_per_cycle * sustained))
+    feed = np.maximum(rows * (tile_k * a_element_bytes / feed_bytes_per_cycle), load_cycles)
+    waves = passes / count
+    fill = tile_k + tile_n + prologue_cycles
+    shared = a_bytes * np.ceil(n / tile_n) + b_bytes * split + other_bytes
+    judged = (np.ceil(waves) * np.maximum(cycles, feed) + fill) / clock_hz
+    best = np.maximum(judged, shared / shared_bytes_per_s).argmin(axis=0)[None]
+    waves, cycles, feed = _pick(waves, best), _pick(cycles, best), _pick(feed, best)
+    whole = np.ceil(waves)
+    return Product(
+        (whole * cycles + fill) / clock_hz,
+        (whole * feed + fill) / clock_hz,
+        (waves * np.maximum(cycles, feed) + fill) / clock_hz,
+        _pick(shared, best),
+    )
+
+
+def padded_share(n, k, tile_n, tile_k):
+    """Stored size of an n x k matrix kept as whole tiles, over its own size. (>= 1)"""
+    return np.ceil(n / tile_n) * tile_n * np.ceil(k / tile_k) * tile_k / (n * k)
+
+
+def unit_time_s(operations, per_second, sustained):
+    """Time of `operations` on units that run `per_second` at best and a share `sustained` of it in practice. [s]"""
+    return operations / (per_second * sustained)
+
+
+def _pick(values, best):
+    """`values` (choices, ops, designs or 1) of the `best` choice (1, ops, designs)."""
+    if values.shape[1] != best.shape[1]:  # the same for all ops
+        values = np.broadcast_to(values, (len(values), best.shape[1], values.shape[2]))
+    ops = np.arange(best.shape[1])[:, None]
+    if values.shape[2] == 1:  # the same for all designs
+        return values[best[0], ops, 0]
+    return values[best[0], ops, np.arange(best.shape[2])]

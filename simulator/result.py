@@ -1,0 +1,334 @@
+"""The result of a simulation: per-op arrays, totals, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from simulator.accelerator import Accelerator, AcceleratorError
+from workloads.trace import Trace
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What `simulate` found. Shapes: S is `accelerator.shape` (() for one design); per-op arrays are S + (ops,).
+
+    `trace` is what was executed: the trace given, or its fused form when the accelerator fuses. Times are seconds,
+    one run of an op unless named total. Views broadcast over designs that do not differ; do not write to them.
+    """
+
+    trace: Trace
+    accelerator: Accelerator
+    bound_names: tuple[str, ...]
+    output: Mapping[str, np.ndarray] = field(repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the design space."""
+        return self.accelerator.shape
+
+    def _per_op(self, key: str) -> np.ndarray:
+        value = self.output[key].T  # kept with the designs innermost
+        if len(value) == 1:
+            return np.broadcast_to(value[0], (*self.shape, len(self.trace)))
+        return value.reshape(*self.shape, len(self.trace))
+
+    def _whole(self, key: str):
+        value = self.output[key][0]
+        if not self.shape:
+            return float(value[0])
+        return np.broadcast_to(value, self.shape) if len(value) == 1 else value.reshape(self.shape)
+
+    def _field(self, value):
+        """A field of the accelerator against the op axis: S + (1,) or a scalar."""
+        return np.asarray(value)[..., None] if np.ndim(value) else value
+
+    # -- per op ----------------------------------------------------------------------------------
+
+    @property
+    def time_s(self) -> np.ndarray:
+        """Time of one run: the largest bound plus what cannot overlap."""
+        return self._per_op("time")
+
+    @property
+    def total_s(self) -> np.ndarray:
+        """Time of all runs one after another."""
+        return self.time_s * self.trace.repeats
+
+    @property
+    def bound(self) -> np.ndarray:
+        """Name of the bound that set the time."""
+        return np.array(self.bound_names)[self._per_op("binding")]
+
+    @cached_property
+    def bounds_s(self) -> dict[str, np.ndarray]:
+        """Every bound of one run by name: matrix, vector, special, each memory level, link, latency."""
+        return {name: self._per_op(f"bound:{name}") for name in self.bound_names}
+
+    @cached_property
+    def traffic_bytes(self) -> dict[str, np.ndarray]:
+        """Bytes one run moves at each memory level."""
+        return {level: self._per_op(f"bytes:{level}") for level in self.accelerator.memory}
+
+    @cached_property
+    def flops(self) -> np.ndarray:
+        """Operations the roofline counts, one run: matrix FLOP of a product, vector and special work otherwise. (ops,)"""
+        trace = self.trace
+        return np.where(trace.is_product, trace.matrix_flops, trace.vector_flops + trace.special_ops).astype(float)
+
+    @property
+    def matrix_flops(self) -> np.ndarray:
+        """Matrix FLOP of one run. (ops,)"""
+        return self.trace.matrix_flops.astype(float)
+
+    @cached_property
+    def intensity(self) -> dict[str, np.ndarray]:
+        """Arithmetic intensity at each memory level; infinite where nothing moves. [FLOP/byte]"""
+        return {level: _ratio(self.flops, moved) for level, moved in self.traffic_bytes.items()}
+
+    @property
+    def attained_flops_per_s(self) -> np.ndarray:
+        """Rate of one run: operations over time."""
+        return self.flops / self.time_s
+
+    @cached_property
+    def op_peak_flops_per_s(self) -> np.ndarray:
+        """Peak of the unit each op runs on: the matrix units at its element type, or the vector units."""
+        chip = self.accelerator
+        peak = np.array(np.broadcast_to(self._field(chip.vector_flops_per_s), (*self.shape, len(self.trace))))
+        for dtype in set(self.trace.dtype[self.trace.is_product].tolist()):
+            rows = self.trace.is_product & (self.trace.dtype == dtype)
+            peak[..., rows] = self._field(chip.peak_flops_per_s(dtype))
+        return peak
+
+    @property
+    def op_utilisation(self) -> np.ndarray:
+        """Share of the peak of the unit an op runs on that it attains; transcendentals against their own rate. (0..1)"""
+        chip, trace = self.accelerator, self.trace
+        special = trace.special_ops / (self.time_s * self._field(chip.special_ops_per_s))
+        vector = trace.vector_flops / (self.time_s * self._field(chip.vector_flops_per_s))
+        product = trace.matrix_flops / (self.time_s * self.op_peak_flops_per_s)
+        return np.where(trace.is_product, product, np.maximum(special, vector))
+
+    @property
+    def roof_fraction(self) -> np.ndarray:
+        """Datasheet time over modelled time: how close an op comes to the plain roofline at its intensities. (0..1)"""
+        chip, trace = self.accelerator, self.trace
+        ideal = np.where(trace.is_product, trace.matrix_flops / self.op_peak_flops_per_s, 0.0)
+        ideal = np.maximum(ideal, trace.vector_flops / self._field(chip.vector_flops_per_s))
+        ideal = np.maximum(ideal, trace.special_ops / self._field(chip.special_ops_per_s))
+        for name, level in chip.memory.items():
+            ideal = np.maximum(ideal, self.traffic_bytes[name] / self._field(level.bandwidth_bytes_per_s))
+        if chip.link is not None:
+            sent = np.where(trace.kind == "collective", trace.input_bytes, 0)
+            ideal = np.maximum(ideal, sent / self._field(chip.link.bandwidth_bytes_per_s))
+        return ideal / self.time_s
+
+    @property
+    def resident(self) -> np.ndarray:
+        """Share of an op's recurrent weights kept on chip between steps; nan outside a recurrence."""
+        share = self._per_op("resident")
+        return np.where((self.trace.serial_steps > 1) & (self.trace.weight_bytes > 0), share, np.nan)
+
+    # -- the whole network -----------------------------------------------------------------------
+
+    @property
+    def latency_s(self):
+        """Time of the whole network, concurrency counted. Shape S."""
+        return self._whole("latency")
+
+    @property
+    def serial_s(self):
+        """Sum of all runs of all ops, one after another. Shape S."""
+        return self._whole("serial")
+
+    @property
+    def critical_path_s(self):
+        """Longest path: the slowest row of each dependency level in series, the machine unlimited. Shape S."""
+        return self._whole("path")
+
+    @property
+    def critical_path(self) -> list[str]:
+        """The rows of the longest path, "layer: op", in order (one design)."""
+        self._one_design("critical_path")
+        time = self.time_s * self.trace.path_runs
+        level = self.trace.level
+        order = np.lexsort((-time, level))  # within a level the slowest first
+        rows = order[np.diff(level[order], prepend=-1) > 0]
+        return [f"{self.trace.layer[r]}: {self.trace.op[r]}" for r in rows]
+
+    @property
+    def sequences_per_s(self):
+        """Sequences processed per second. Shape S."""
+        return self.trace.sequences / self.latency_s
+
+    @property
+    def tokens_per_s(self):
+        """Positions (tokens, time steps) processed per second over all sequences. Shape S."""
+        return self.trace.sequences * self.trace.tokens / self.latency_s
+
+    @property
+    def attained(self):
+        """Operations of the whole network over its latency. Shape S. [FLOP/s]"""
+        return float(self.flops @ self.trace.runs) / self.latency_s
+
+    @property
+    def utilisation(self):
+        """Share of the time the matrix units would need at their dense peak: 0..1, 0 without products. Shape S."""
+        trace, ideal_s = self.trace, 0.0
+        for dtype in dict.fromkeys(trace.dtype[trace.is_product].tolist()):
+            rows = trace.is_product & (trace.dtype == dtype)
+            work = float(trace.runs[rows] @ trace.matrix_flops[rows])
+            ideal_s = ideal_s + work / self.accelerator.peak_flops_per_s(dtype)
+        return ideal_s / self.latency_s
+
+    def network_intensity(self, level: str | None = None):
+        """Operations per byte moved at a memory level (default: the farthest), all runs. Shape S."""
+        level = level or list(self.accelerator.memory)[-1]
+        return _ratio(float(self.flops @ self.trace.runs), self.traffic_bytes[level] @ self.trace.runs)
+
+    def time_share_by_bound(self) -> dict[str, np.ndarray]:
+        """Share of `serial_s` spent in ops of each bound that occurs; sums to 1. Values of shape S."""
+        binding = self._per_op("binding")
+        shares = {}
+        for number, name in enumerate(self.bound_names):
+            rows = binding == number
+            if rows.any():
+                shares[name] = np.where(rows, self.total_s, 0.0).sum(-1) / self.serial_s
+        return shares
+
+    def time_share_by_layer(self) -> dict[str, np.ndarray]:
+        """Share of `serial_s` spent in each layer, in program order; sums to 1. Values of shape S."""
+        return {
+            layer: self.total_s[..., self.trace.layer == layer].sum(-1) / self.serial_s
+            for layer in dict.fromkeys(self.trace.layer.tolist())
+        }
+
+    @cached_property
+    def footprint(self) -> dict[str, float]:
+        """Memory the network occupies by what occupies it, and the total. [bytes]"""
+        return self.trace.footprint()
+
+    @property
+    def capacity_bytes(self):
+        """Capacity of the farthest memory level. Shape S."""
+        return self.accelerator.outer.capacity_bytes
+
+    @property
+    def fits(self):
+        """Whether the network fits the farthest memory level. Shape S."""
+        fits = np.broadcast_to(self.footprint["total"] <= np.asarray(self.capacity_bytes), self.shape)
+        return fits if self.shape else bool(fits)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader must know before using the numbers."""
+        if np.all(self.fits):
+            return []
+        needed = f"{self.trace.name} needs {self.footprint['total'] / 1e9:.3g} GB"
+        if self.shape:
+            short = np.size(self.fits) - np.count_nonzero(self.fits)
+            had = f"{short} of {np.size(self.fits)} designs have less"
+        else:
+            had = f"{self.accelerator.name} has {self.capacity_bytes / 1e9:.3g} GB"
+        return [f"does not fit: {needed}, {had}; the time assumes that it did"]
+
+    # -- tables ----------------------------------------------------------------------------------
+
+    def _one_design(self, what: str) -> None:
+        if self.shape:
+            raise AcceleratorError(
+                f"{what} is of one design; this result has shape {self.shape}: pick one with .design(i)"
+            )
+
+    def design(self, index) -> Result:
+        """The result of one design of the space, by index into `shape`."""
+        flat = (
+            int(np.ravel_multi_index(np.atleast_1d(index) if np.ndim(index) == 0 else index, self.shape))
+            if self.shape
+            else 0
+        )
+        output = {
+            key: value if value.shape[-1] == 1 else value[:, flat : flat + 1] for key, value in self.output.items()
+        }
+        accelerator = self.accelerator.design(index) if self.shape else self.accelerator
+        return Result(self.trace, accelerator, self.bound_names, output)
+
+    def to_frame(self):
+        """One row an op as a `pandas.DataFrame` (one design): counts, time, bound and every other bound, bytes and
+        intensity at each level, attained rate, utilisation, share of the roof, resident weights."""
+        import pandas as pd
+
+        self._one_design("to_frame")
+        trace = self.trace
+        columns = {
+            name: trace.columns[name] for name in ("layer", "op", "kind", "phase", "dtype", "repeats", "serial_steps")
+        }
+        columns |= {"time_s": self.time_s, "total_s": self.total_s, "time_share": self.total_s / self.serial_s}
+        columns |= {"bound": self.bound}
+        columns |= {f"{name}_bound_s": value for name, value in self.bounds_s.items()}
+        columns |= {"flops": self.flops, "vector_flops": trace.vector_flops, "special_ops": trace.special_ops}
+        columns |= {f"{level}_bytes": value for level, value in self.traffic_bytes.items()}
+        columns |= {f"{level}_intensity_flops_per_byte": value for level, value in self.intensity.items()}
+        columns |= {
+            "attained_flops_per_s": self.attained_flops_per_s,
+            "utilisation": self.op_utilisation,
+            "roof_fraction": self.roof_fraction,
+            "resident": self.resident,
+        }
+        return pd.DataFrame(columns)
+
+    def summary(self) -> dict[str, object]:
+        """The whole network as plain numbers (one design)."""
+        self._one_design("summary")
+        shares = {name: float(share) for name, share in self.time_share_by_bound().items()}
+        return {
+            "network": self.trace.name,
+            "accelerator": self.accelerator.name,
+            "latency_s": float(self.latency_s),
+            "sequences_per_s": float(self.sequences_per_s),
+            "tokens_per_s": float(self.tokens_per_s),
+            "utilisation": float(self.utilisation),
+            "attained_flops_per_s": float(self.attained),
+            "intensity_flops_per_byte": float(self.network_intensity()),
+            "bound": max(shares, key=shares.get),
+            "time_share_by_bound": shares,
+            "serial_s": float(self.serial_s),
+            "critical_path_s": float(self.critical_path_s),
+            "footprint_bytes": self.footprint["total"],
+            "capacity_bytes": float(self.capacity_bytes),
+            "fits": bool(self.fits),
+            "warnings": self.warnings,
+        }
+
+    def __repr__(self):
+        if self.shape:
+            best, worst = np.min(self.latency_s), np.max(self.latency_s)
+            return (
+                f"Result({self.trace.name!r} on {self.accelerator.designs:,} designs of {self.accelerator.name!r}: "
+                f"latency {best:.4g} to {worst:.4g} s)"
+            )
+        facts = self.summary()
+        lines = [
+            f"Result({facts['network']!r} on {facts['accelerator']!r}: latency {facts['latency_s']:.4g} s, "
+            f"{facts['sequences_per_s']:.4g} sequences/s, utilisation {facts['utilisation']:.1%}, "
+            f"{facts['time_share_by_bound'][facts['bound']]:.0%} of the time bound by {facts['bound']})",
+            *(f"  warning: {warning}" for warning in facts["warnings"]),
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self):
+        import html
+
+        head = f"<p>{html.escape(repr(self))}</p>"
+        return head if self.shape else head + self.to_frame()._repr_html_()
+
+
+def _ratio(flops, moved_bytes):
+    flops, moved_bytes = np.broadcast_arrays(np.asarray(flops, float), moved_bytes)
+    ratio = np.full(flops.shape, np.inf)
+    np.divide(flops, moved_bytes, out=ratio, where=moved_bytes > 0)
+    return ratio if ratio.ndim else float(ratio)

@@ -1,0 +1,438 @@
+"""simulate(trace, accelerator) -> Result: composes the physics of compute, memory and recurrence.
+
+Axis 0 is the op, axis 1 the design: there are few ops and may be many designs. A design space is evaluated in chunks that stay in cache.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from simulator import compute, memory, recurrence
+from simulator.accelerator import Accelerator, AcceleratorError
+from simulator.result import Result
+from workloads.trace import Trace, TraceError, element_bytes, nearest
+
+#: Elements of the largest temporary array of a chunk: one megabyte, which the caches hold.
+CHUNK_ELEMENTS = 131_072
+
+
+def simulate(trace: Trace, accelerator: Accelerator) -> Result:
+    """Time of every op of `trace` on every design of `accelerator`, with the bound that sets it.
+
+    The time of a run of an op is the largest of its bounds - matrix units, vector units, transcendentals, each
+    memory level, link - plus what cannot overlap (`latency`): launch, dependent step, first memory access. The network takes the
+    sum over its dependency levels, in which independent runs share the machine as `abilities.concurrent_ops` allows.
+    Where the accelerator fuses, elementwise rows are merged into the product before them (`Trace.fused`).
+
+    Raises `TraceError` for anything but a trace, `AcceleratorError` for anything but an accelerator, an element type the
+    matrix units do not run, or a collective on a chip without a link.
+    """
+    if not isinstance(trace, Trace):
+        raise TraceError(f"simulate: a Trace is expected, got {type(trace).__name__}")
+    if not isinstance(accelerator, Accelerator):
+        raise AcceleratorError(f"simulate: an Accelerator is expected, got {type(accelerator).__name__}")
+    executed = trace.fused if accelerator.abilities.fuses_elementwise else trace
+    plan = _plan(executed)
+    _refuse_unsupported(executed, plan.dtypes, accelerator)
+
+    designs = accelerator.designs
+    fields = accelerator.flat_fields
+    columns = {path: value for path, value in fields.items() if isinstance(value, np.ndarray)} if designs > 1 else {}
+    tilings = len(compute.BLOCKINGS) if _is_blocked(accelerator) else 1
+    widest = max(tilings * len(compute.SPLITS) * len(plan.products.m), len(executed))
+    size = max(2, CHUNK_ELEMENTS // widest)
+    chunks = [slice(start, min(start + size, designs)) for start in range(0, designs, size)]
+
+    def cost(chunk: slice) -> dict[str, np.ndarray]:
+        return _cost(plan, fields | {path: column[chunk] for path, column in columns.items()}, accelerator)
+
+    output = cost(chunks[0])
+    if len(chunks) > 1:
+        output = _gathered(cost, chunks, output)
+    return Result(trace=executed, accelerator=accelerator, bound_names=tuple(_bound_names(accelerator)), output=output)
+
+
+def _gathered(cost, chunks: list[slice], first: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of all chunks side by side; what no design changes is kept once. numpy lets two threads overlap."""
+    from concurrent.futures import ThreadPoolExecutor  # imports logging and more, which one design does not need
+
+    designs = chunks[-1].stop
+    output = {
+        key: np.empty((*value.shape[:-1], designs), value.dtype) if value.shape[-1] > 1 else value
+        for key, value in first.items()
+    }
+
+    def fill(chunk: slice, part: dict[str, np.ndarray]) -> None:
+        for key, value in part.items():
+            if output[key].shape[-1] > 1:
+                output[key][:, chunk] = value
+
+    fill(chunks[0], first)
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        list(pool.map(lambda chunk: fill(chunk, cost(chunk)), chunks[1:]))
+    return output
+
+
+@dataclass(frozen=True)
+class _Products:
+    """The distinct products of a trace: float columns of shape (products, 1)."""
+
+    batch: np.ndarray
+    m: np.ndarray
+    n: np.ndarray
+    k: np.ndarray
+    useful: np.ndarray
+    weight_bytes: np.ndarray
+    a_bytes: np.ndarray
+    b_bytes: np.ndarray  # of an operand that is not weights
+    other_bytes: np.ndarray
+    a_element_bytes: np.ndarray
+    b_element_bytes: np.ndarray
+    serial_steps: np.ndarray
+    dtype: np.ndarray  # index into dtypes
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What of a trace the cost needs, hardware aside: float columns of shape (ops, 1)."""
+
+    rows: int
+    dtypes: tuple[str, ...]
+    products: _Products
+    is_product: np.ndarray
+    which_product: np.ndarray  # for the product rows, index into products
+    row_of_product: np.ndarray  # for each product, a row that runs it
+    is_collective: np.ndarray
+    vector_flops: np.ndarray
+    special_ops: np.ndarray
+    weight_bytes: np.ndarray
+    stream_bytes: np.ndarray  # activations in and out of one run
+    state_bytes: np.ndarray
+    cache_bytes: np.ndarray
+    sent_bytes: np.ndarray  # over the link
+    held_bytes: np.ndarray  # activations that compete for on-chip memory with this row's
+    saved_bytes: np.ndarray
+    serial_steps: np.ndarray
+    repeats: np.ndarray
+    path_runs: np.ndarray
+    loop: np.ndarray  # index of the recurrence, -1 outside
+    loop_weight_bytes: np.ndarray  # by recurrence: weight sets alternating between two steps
+    loop_state_bytes: np.ndarray
+    order: np.ndarray  # rows sorted by dependency level
+    starts: np.ndarray  # first row of each level in that order
+    is_chain: bool  # every row waits for the one before and nothing overlaps
+
+
+@lru_cache(maxsize=64)
+def _plan(trace: Trace) -> _Plan:
+    count = {c: _column(trace.columns[c]) for c in ("batch", "m", "n", "k", "repeats", "path_runs", "serial_steps")}
+    role = {c: _column(trace.columns[f"{c}_bytes"]) for c in ("weight", "input", "output", "state", "cache", "saved")}
+    loop, loops = _recurrences(trace)
+    alive = count["repeats"] / count["path_runs"]  # instances that alternate step by step
+    of_loop = loop == np.arange(loops)  # (ops, recurrences)
+    stream = role["input"] + role["output"]
+    # activations kept for a backward pass compete for the same memory until it reads them
+    trains = bool((trace.phase != "forward").any())
+    kept = float(trace.runs @ trace.saved_bytes) if trains else 0.0
+    order = np.argsort(trace.level, kind="stable")
+    levels = trace.level[order]
+    products, which, first = _distinct_products(trace, count, role, loop)
+    return _Plan(
+        rows=len(trace),
+        dtypes=tuple(dict.fromkeys(trace.dtype[trace.is_product].tolist())),
+        products=products,
+        is_product=trace.is_product,
+        which_product=which,
+        row_of_product=np.flatnonzero(trace.is_product)[first],
+        is_collective=_column(trace.kind == "collective"),
+        vector_flops=_column(trace.vector_flops),
+        special_ops=_column(trace.special_ops),
+        weight_bytes=role["weight"],
+        stream_bytes=stream,
+        state_bytes=role["state"],
+        cache_bytes=role["cache"],
+        sent_bytes=_column(np.where(trace.kind == "collective", trace.input_bytes, 0)),
+        held_bytes=np.maximum(stream * count["serial_steps"], kept),
+        saved_bytes=np.minimum(role["saved"], stream) if trains else np.zeros_like(stream),
+        serial_steps=count["serial_steps"],
+        repeats=count["repeats"],
+        path_runs=count["path_runs"],
+        loop=loop[:, 0],
+        loop_weight_bytes=_column((role["weight"] * alive * of_loop).sum(axis=0)),
+        loop_state_bytes=_column((role["state"] * alive * of_loop).sum(axis=0)),
+        order=order,
+        starts=np.flatnonzero(np.diff(levels, prepend=levels[0] - 1)),
+        is_chain=bool((np.diff(levels) > 0).all() and (trace.path_runs == trace.repeats).all()),
+    )
+
+
+def _column(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values, float)[:, None]
+
+
+def _recurrences(trace: Trace) -> tuple[np.ndarray, int]:
+    """For each row the number of its recurrence, -1 outside one, (ops, 1); and how many there are.
+
+    Rows of one layer and phase with the same number of serial steps alternate step by step."""
+    keys = zip(trace.layer.tolist(), trace.phase.tolist(), trace.serial_steps.tolist(), strict=True)
+    numbers: dict[tuple, int] = {}
+    loop = [numbers.setdefault(key, len(numbers)) if key[2] > 1 else -1 for key in keys]
+    return np.array(loop)[:, None], len(numbers)
+
+
+def _distinct_products(
+    trace: Trace, count: dict, role: dict, loop: np.ndarray
+) -> tuple[_Products, np.ndarray, np.ndarray]:
+    """The distinct products, for each product row which of them it is, and for each of them its first product row."""
+    rows = trace.is_product
+    a_element = _column([element_bytes(d) for d in trace.activation_dtype.tolist()])
+    weighted = role["weight"] > 0
+    b_element = np.where(weighted, _column([element_bytes(d) for d in trace.weight_dtype.tolist()]), a_element)
+    batch, m, n, k = (count[c] for c in ("batch", "m", "n", "k"))
+    a = batch * m * k * a_element
+    a = np.where(_column(trace.kind == "attention"), batch * m * n / 2 * a_element, a)  # the queries
+    a = np.where(_column(trace.kind == "convolution"), np.minimum(a, role["input"]), a)  # not unfolded in memory
+    b = np.where(weighted, 0.0, batch * k * n * b_element)
+    other = np.maximum(0.0, sum(role[c] for c in ("input", "output", "state", "cache")) - a - b)
+    useful = _column(trace.matrix_flops) / np.where(rows[:, None], 2.0 * batch * m * n * k, 1.0)
+    names = list(dict.fromkeys(trace.dtype[rows].tolist()))
+    dtype = _column([names.index(d) if d in names else -1 for d in trace.dtype.tolist()])
+    columns = [batch, m, n, k, useful, role["weight"], a, b, other, a_element, b_element, count["serial_steps"], dtype]
+    # rows of different recurrences are different products: their weights may be kept to different degrees
+    table = np.hstack([*columns, loop])[rows]
+    table, first, which = np.unique(table, axis=0, return_index=True, return_inverse=True)
+    columns = [np.ascontiguousarray(c)[:, None] for c in table.T[:-1]]
+    return _Products(*columns[:-1], columns[-1][:, 0].astype(int)), which.reshape(-1), first
+
+
+def _refuse_unsupported(trace: Trace, dtypes: tuple[str, ...], accelerator: Accelerator) -> None:
+    missing = [dtype for dtype in dtypes if dtype not in accelerator.dtypes]
+    if missing:
+        dtype = missing[0]
+        row = np.flatnonzero(trace.is_product & (trace.dtype == dtype))[0]
+        raise AcceleratorError(
+            f"{accelerator.name}: row {row} ({trace.layer[row]}: {trace.op[row]}) needs element type {dtype!r}, "
+            f"which its matrix units do not run{nearest(dtype, accelerator.dtypes)}"
+        )
+    if accelerator.link is None:
+        for row in np.flatnonzero(trace.kind == "collective")[:1]:
+            raise AcceleratorError(
+                f"{accelerator.name}: row {row} ({trace.op[row]}) is a collective, and it has no link"
+            )
+
+
+def _is_blocked(accelerator: Accelerator) -> bool:
+    return accelerator.matrix.dataflow == "output-stationary"
+
+
+def _bound_names(accelerator: Accelerator) -> list[str]:
+    link = ["link"] if accelerator.link is not None else []
+    return ["matrix", "feed", "vector", "special", *accelerator.memory, *link, "latency"]
+
+
+def _cost(plan: _Plan, f: dict, accelerator: Accelerator) -> dict[str, np.ndarray]:
+    """All arrays of one chunk of designs: per op (ops, designs or 1), totals (1, designs or 1)."""
+    levels = list(accelerator.memory)
+    shared = next(i for i, level in enumerate(levels) if accelerator.memory[level].scope == "chip")
+    pad = _padding(plan, f, accelerator)
+    missing = _missing_shares(plan, f, accelerator, pad)
+    product = _product(plan, f, accelerator, levels[shared], missing[shared].weights, pad)
+    traffic = _traffic(plan, f, accelerator, shared, product, missing, pad)
+    bounds = _bounds(plan, f, accelerator, product, traffic)
+
+    compute_s = np.maximum(bounds["matrix"], bounds["feed"])
+    compute_s = np.maximum(np.maximum(compute_s, bounds["vector"]), bounds["special"])
+    memory_s = bounds[levels[0]]
+    for name in (*levels[1:], *(["link"] if accelerator.link is not None else [])):
+        memory_s = np.maximum(memory_s, bounds[name])
+    time = recurrence.overlapped_s(compute_s, memory_s, f["abilities.overlap"]) + bounds["latency"]
+
+    order, starts = plan.order, plan.starts
+    serial = recurrence.summed(time * plan.repeats)
+    path = recurrence.summed(recurrence.path_s(time[order], plan.path_runs[order], starts))
+    one_at_a_time = np.ndim(f["abilities.concurrent_ops"]) == 0 and f["abilities.concurrent_ops"] == 1
+    if plan.is_chain or one_at_a_time:
+        latency = serial
+    else:
+        used = {name: bound for name, bound in bounds.items() if name not in ("feed", "latency")}
+        used["matrix"] = _spread(plan, product.busy_s)  # other ops may use the idle units of a last wave
+        latency = recurrence.concurrent_s(
+            time[order],
+            [busy[order] for busy in used.values()],
+            plan.repeats[order],
+            plan.path_runs[order],
+            starts,
+            f["abilities.concurrent_ops"],
+        )
+        latency = np.where(np.equal(f["abilities.concurrent_ops"], 1), serial, latency)
+    output = {f"bound:{name}": bound for name, bound in bounds.items()}
+    output |= {f"bytes:{level}": moved for level, moved in traffic.items()}
+    output |= {"time": time, "binding": _binding(bounds), "resident": 1.0 - missing[-1].weights}
+    output |= {"latency": latency[None], "serial": serial[None], "path": path[None]}
+    return output
+
+
+def _bounds(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Product, traffic: dict) -> dict:
+    """Time of one run on each resource alone, in the order of `_bound_names`."""
+    vector_rate = f["vector.count"] * f["vector.clock_hz"]
+    sustained = f["vector.sustained"]
+    bounds = {
+        "matrix": _spread(plan, product.matrix_s),
+        "feed": _spread(plan, product.feed_s),
+        "vector": compute.unit_time_s(plan.vector_flops, vector_rate * f["vector.flops_per_cycle"], sustained),
+        "special": compute.unit_time_s(plan.special_ops, vector_rate * f["vector.special_per_cycle"], sustained),
+    }
+    for level, moved in traffic.items():
+        bandwidth, share = f[f"memory.{level}.bandwidth_bytes_per_s"], f[f"memory.{level}.sustained"]
+        bounds[level] = memory.memory_time_s(moved, bandwidth, share)
+    if accelerator.link is not None:
+        bounds["link"] = plan.sent_bytes / f["link.bandwidth_bytes_per_s"] + f["link.latency_s"] * plan.is_collective
+    bounds["latency"] = recurrence.fixed_s(
+        plan.serial_steps,
+        f["latency.launch_s"],
+        f["latency.step_s"],
+        f[f"memory.{list(accelerator.memory)[-1]}.latency_s"],
+        accelerator.abilities.persistent_recurrence,
+    )
+    return bounds
+
+
+def _binding(bounds: dict) -> np.ndarray:
+    """Index of the largest bound of each op, the first of equals."""
+    values = list(bounds.values())
+    largest, binding = values[0], np.int8(0)
+    for number, value in enumerate(values[1:], start=1):
+        binding = np.where(value > largest, np.int8(number), binding)
+        largest = np.maximum(largest, value)
+    return binding
+
+
+def _spread(plan: _Plan, values: np.ndarray) -> np.ndarray:
+    """Values of distinct products (products, designs) as a row for every op, zero where it is not a product."""
+    return _with_products(plan, np.zeros((plan.rows, 1)), values)
+
+
+def _with_products(plan: _Plan, values: np.ndarray, of_products: np.ndarray) -> np.ndarray:
+    """`values` (ops, designs or 1) with the product rows replaced."""
+    result = np.empty((plan.rows, max(values.shape[-1], of_products.shape[-1])))
+    result[:] = values
+    if plan.is_product.any():
+        result[plan.is_product] = of_products[plan.which_product]
+    return result
+
+
+def _padding(plan: _Plan, f: dict, accelerator: Accelerator) -> np.ndarray:
+    """Stored over useful size of each product's weights; 1 unless whole tiles are stored. (products, designs or 1)"""
+    p = plan.products
+    if not accelerator.matrix.stores_padded_tiles or _is_blocked(accelerator):
+        return np.ones_like(p.m)
+    return compute.padded_share(p.n, p.k, f["matrix.tile_n"], f["matrix.tile_k"])
+
+
+class _Missing(NamedTuple):
+    """Shares of what a row uses that the levels above one level cannot keep. (ops, designs or 1)"""
+
+    weights: np.ndarray  # of a recurrence, from step to step; 1 outside one
+    state: np.ndarray
+    streams: np.ndarray  # activations in and out
+
+
+def _missing_shares(plan: _Plan, f: dict, accelerator: Accelerator, pad: np.ndarray) -> list[_Missing]:
+    """For each memory level, what the levels above it cannot keep."""
+    everything = np.ones((plan.rows, 1))
+    shares = [_Missing(everything, everything, everything)]
+    loop_weights = plan.loop_weight_bytes
+    if accelerator.matrix.stores_padded_tiles:
+        padded = _with_products(plan, everything, pad)
+        in_loop = plan.loop == np.arange(len(loop_weights))[:, None]
+        loop_weights = loop_weights * np.where(in_loop[:, :, None], padded, 1.0).max(axis=1)
+    for_weights = for_activations = 0.0
+    together = False  # whether weights and state compete for the same level
+    for level, given in list(accelerator.memory.items())[:-1]:
+        capacity = f[f"memory.{level}.capacity_bytes"]
+        if given.keeps_weights:
+            for_weights = np.maximum(for_weights, capacity)
+        if given.keeps_activations:
+            for_activations, together = np.maximum(for_activations, capacity), given.keeps_weights
+        both = loop_weights + plan.loop_state_bytes
+        shares.append(
+            _Missing(
+                _by_row(plan, memory.missing_share(both, for_weights)),
+                _by_row(plan, memory.missing_share(both if together else plan.loop_state_bytes, for_activations)),
+                memory.missing_share(plan.held_bytes, for_activations),
+            )
+        )
+    return shares
+
+
+def _by_row(plan: _Plan, of_loop: np.ndarray) -> np.ndarray:
+    """Values of recurrences (recurrences, designs) as a row for every op, one outside a recurrence."""
+    return np.concatenate([of_loop, np.ones((1, of_loop.shape[-1]))])[plan.loop]
+
+
+def _product(plan: _Plan, f: dict, accelerator: Accelerator, shared: str, weight_missing, pad) -> compute.Product:
+    """Cost of the distinct products on the matrix units."""
+    p = plan.products
+    if not len(p.m):
+        nothing = np.zeros((0, 1))
+        return compute.Product(nothing, nothing, nothing, nothing)
+    # what a private level keeps is not fetched again from the shared one
+    weights = memory.recurrent_bytes(p.weight_bytes * pad, weight_missing[plan.row_of_product], p.serial_steps)
+    names = ["count", "clock_hz", "sustained", "tile_m", "tile_n", "tile_k", "feed_bytes_per_cycle", "prologue_cycles"]
+    names += ["thin_tile", "max_split"] if _is_blocked(accelerator) else ["load_cycles"]
+    arguments = {name: f[f"matrix.{name}"] for name in names}
+    arguments |= {name: getattr(p, name) for name in ("batch", "m", "n", "k", "useful", "a_bytes", "a_element_bytes")}
+    arguments |= {
+        "b_bytes": weights + p.b_bytes,
+        "other_bytes": p.other_bytes,
+        "macs_per_cycle": _by_dtype([f[f"matrix.macs_per_cycle.{d}"] for d in plan.dtypes], p.dtype),
+        "shared_bytes_per_s": f[f"memory.{shared}.bandwidth_bytes_per_s"] * f[f"memory.{shared}.sustained"],
+    }
+    if _is_blocked(accelerator):
+        return compute.output_stationary(b_element_bytes=p.b_element_bytes, **arguments)
+    return compute.weight_stationary(**arguments)
+
+
+def _by_dtype(rates: list, index: np.ndarray) -> np.ndarray:
+    """The rate of each product's element type, (products, designs or 1)."""
+    designs = max(np.size(rate) for rate in rates)
+    return np.stack([np.broadcast_to(rate, (designs,)) for rate in rates])[index]
+
+
+def _traffic(plan: _Plan, f: dict, accelerator: Accelerator, shared: int, product, missing: list, pad) -> dict:
+    """Bytes one run moves at each level: operands by tile up to the shared level, by what fits above it beyond."""
+    p = plan.products
+    b_bytes = p.weight_bytes * pad + p.b_bytes
+    weights = plan.weight_bytes * _with_products(plan, np.ones((plan.rows, 1)), pad)
+    once = weights + plan.stream_bytes + plan.state_bytes + plan.cache_bytes
+    fragment = [_first(f[f"matrix.fragment_{side}"], f[f"matrix.tile_{side}"]) for side in "mn"]
+    levels = list(accelerator.memory)
+    traffic = {}
+    for position, level in enumerate(levels):
+        if position < shared:
+            fed = memory.feed_bytes(p.m, p.n, p.a_bytes, b_bytes, *fragment)
+            traffic[level] = _with_products(plan, once, fed + p.other_bytes)
+        elif position == shared:
+            traffic[level] = _with_products(plan, once, product.shared_bytes)
+        else:
+            share = missing[position]
+            moved = memory.recurrent_bytes(weights, share.weights, plan.serial_steps)
+            # what a backward pass will need is written whether or not it also stays
+            moved = moved + np.maximum(plan.stream_bytes * share.streams, plan.saved_bytes)
+            moved = moved + plan.state_bytes * share.state + plan.cache_bytes
+            above, size = (
+                f[f"memory.{levels[position - 1]}.capacity_bytes"],
+                np.maximum(p.a_element_bytes, p.b_element_bytes),
+            )
+            reread = memory.reread_bytes(p.batch, p.m, p.n, p.a_bytes, b_bytes, size, above)
+            traffic[level] = moved + _spread(plan, reread)
+    return traffic
+
+
+def _first(value, otherwise):
+    return otherwise if value is None else value
