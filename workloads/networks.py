@@ -82,7 +82,7 @@ def network_info(name: str) -> NetworkInfo:
     return catalogue[name]
 
 
-def network(name: str, **overrides) -> Trace:
+def network(name: str, /, **overrides) -> Trace:
     """The trace of a published network; `overrides` replace its default settings.
 
     For instance batch, seq_len, dtype, weight_dtype, mode ("prefill" or "decode"), cache_length,
