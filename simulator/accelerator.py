@@ -43,6 +43,9 @@ class AcceleratorError(ValueError):
     """An accelerator that cannot be used: the message names file, field and value."""
 
 
+_POSITIVE = {"least": None, "above": 0, "most": None, "whole": False, "optional": False}
+
+
 def _number(meaning, default=dataclasses.MISSING, *, least=None, above=None, most=None, whole=False, optional=False):
     """A numeric field with its meaning and range; `optional` ones may be None (unknown)."""
     rule = {"least": least, "above": above, "most": most, "whole": whole, "optional": optional}
@@ -142,7 +145,10 @@ class Abilities:
     persistent_recurrence: object = _flag("all steps of a recurrence run as one launch", False)
     concurrent_ops: object = _number("independent ops that may run at once", 1, least=1)
     overlap: object = _number(
-        "share of the smaller of compute and memory time hidden behind the larger", 1.0, least=0, most=1
+        "share of the smaller of on-chip work and transfers from beyond it that hides behind the larger",
+        1.0,
+        least=0,
+        most=1,
     )
 
 
@@ -578,7 +584,7 @@ def _checked_value(value, metadata: Mapping, place: str):
         for dtype in value:
             if dtype not in ELEMENT_BYTES:
                 raise AcceleratorError(f"{place}: unknown element type {dtype!r}{nearest(dtype, ELEMENT_BYTES)}")
-        return {dtype: _checked_number(number, {"above": 0}, f"{place}.{dtype}") for dtype, number in value.items()}
+        return {dtype: _checked_number(number, _POSITIVE, f"{place}.{dtype}") for dtype, number in value.items()}
     return _checked_number(value, metadata["rule"], place)
 
 
@@ -593,22 +599,27 @@ def _checked_number(value, rule: Mapping, place: str):
     if array.dtype.kind not in "iuf" or array.size == 0:
         raise AcceleratorError(f"{place} must be a number or an array of numbers, got {value!r}")
     array = array.astype(float)
-    bounds = (
-        (~np.isfinite(array), "must be finite"),
-        (array < rule["least"] if rule.get("least") is not None else False, f"must be at least {rule.get('least')}"),
-        (array <= rule["above"] if rule.get("above") is not None else False, f"must be above {rule.get('above')}"),
-        (array > rule["most"] if rule.get("most") is not None else False, f"must be at most {rule.get('most')}"),
-        (array != np.floor(array) if rule.get("whole") else False, "must be a whole number"),
-    )
-    for wrong, message in bounds:
-        wrong = np.broadcast_to(wrong, array.shape)
-        if wrong.any():
-            first = array[wrong].flat[0] if array.ndim else float(array)
-            raise AcceleratorError(f"{place} {message}, got {first:g}")
+    for wrong, message in _broken(array if array.ndim else float(array), rule):
+        if np.any(wrong):
+            raise AcceleratorError(f"{place} {message}, got {array[wrong].flat[0]:g}")
     if array.ndim == 0:
         return float(array)
     array.setflags(write=False)
     return array
+
+
+def _broken(value, rule: Mapping):
+    """Each condition of a rule: where the value breaks it, and what it says."""
+    yield abs(value) == np.inf, "must be finite"
+    yield value != value, "must be finite"  # NaN alone differs from itself
+    if (least := rule["least"]) is not None:
+        yield value < least, f"must be at least {least}"
+    if (above := rule["above"]) is not None:
+        yield value <= above, f"must be above {above}"
+    if (most := rule["most"]) is not None:
+        yield value > most, f"must be at most {most}"
+    if rule["whole"]:
+        yield value != np.floor(value), "must be a whole number"
 
 
 def _collect(section, prefix: str, found: dict) -> None:

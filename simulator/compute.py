@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: Blocks an output-stationary library chooses from, in native tiles (rows, columns). Zero stands for `thin_tile` rows or
-#: columns: the kernels for thin products.
+#: Blocks an output-stationary library chooses from, in native tiles (rows, columns). Zero stands for
+#: `thin_tile` rows or columns: the kernels for thin products. Of equally quick ones the first is taken, small
+#: ones, which pad the least, before large ones.
 BLOCKINGS = np.array([(1, 1), (1, 4), (4, 1), (2, 2), (2, 4), (4, 2), (4, 4), (4, 8), (8, 4), (0, 4), (4, 0)], float)
 #: Ways to share the k dimension (output-stationary) or the m rows (weight-stationary) among units.
 SPLITS = np.array([1, 2, 4, 8, 16], float)
@@ -24,8 +25,9 @@ class Product(NamedTuple):
 
     matrix_s: np.ndarray  # multiplying, whole waves of padded tiles
     feed_s: np.ndarray  # bringing operands or weight tiles into the units, the same waves
-    busy_s: np.ndarray  # the larger without the idle units of the last wave: what it keeps others from using
     shared_bytes: np.ndarray  # moved between the units and the memory they share
+    busy_s: np.ndarray  # the least any tiling keeps the units busy, idle ones in a last wave left to others
+    least_shared_bytes: np.ndarray  # the least any tiling moves
 
 
 def output_stationary(
@@ -55,11 +57,11 @@ def output_stationary(
 ) -> Product:
     """Products cut into blocks of the result, one block a unit, in waves over the units.
 
-    A block is one of `BLOCKINGS`; the k terms of a block may be shared by `SPLITS` units, which then
-    exchange fp32 partial sums. Edge blocks and the last wave cost as much as full ones. A block takes the larger of
-    its arithmetic and its operand feed, plus the prologue. The best combination is taken, judged by matrix
-    time and traffic to the shared memory `shared_bytes_per_s` [bytes/s] together. `useful` is the share of 2 batch m n k
-    a mask leaves. Monotone in every size: the same tilings are open to every op.
+    A block is one of `BLOCKINGS`; the k terms of a block may be shared by `SPLITS` units, which then exchange
+    fp32 partial sums. Edge blocks and the last wave cost as much as full ones. A block takes the larger of its
+    arithmetic and its operand feed, plus the prologue. The best combination is taken, judged by matrix time and
+    traffic to the shared memory `shared_bytes_per_s` [bytes/s] together. `useful` is the share of 2 batch m n k
+    that a mask leaves. Monotone in every size: the same tilings are open to every op.
 
     Ref.: wave quantisation, NVIDIA Deep Learning Performance Guide, "Matrix multiplication background", 2023.
     """
@@ -77,17 +79,24 @@ def output_stationary(
     byte_s = 1.0 / (feed_bytes_per_cycle * clock_hz)
     prologue_s = prologue_cycles / clock_hz
 
-    block_s = np.maximum(macs * mac_s, operands * byte_s) + prologue_s
-    judged = np.ceil(blocks / count) * block_s
+    block_s = np.maximum(macs * mac_s, operands * byte_s)
+    block_s = block_s + prologue_s
+    waves = blocks / count
+    busy = waves * block_s
+    judged = np.ceil(waves) * block_s
     judged = np.maximum(judged, shared / shared_bytes_per_s)
-    if np.any(max_split < SPLITS[-1]):
-        judged = np.where(split <= max_split, judged, np.inf)
+    allowed = split <= max_split
+    if not np.all(allowed):
+        judged, busy = np.where(allowed, judged, np.inf), np.where(allowed, busy, np.inf)
     best = judged.argmin(axis=0)[None]
-    waves = _pick(blocks, best) / count
-    matrix_s = _pick(macs, best) * mac_s + prologue_s
-    feed_s = _pick(operands, best) * byte_s + prologue_s
-    whole = np.ceil(waves)
-    return Product(whole * matrix_s, whole * feed_s, waves * np.maximum(matrix_s, feed_s), _pick(shared, best))
+    whole = np.ceil(_pick(blocks, best) / count)
+    return Product(
+        matrix_s=whole * (_pick(macs, best) * mac_s + prologue_s),
+        feed_s=whole * (_pick(operands, best) * byte_s + prologue_s),
+        shared_bytes=_pick(shared, best),
+        busy_s=busy.min(axis=0),
+        least_shared_bytes=shared.min(axis=0),
+    )
 
 
 def _blocks(tile_m, tile_n, thin_tile):
@@ -119,11 +128,12 @@ def weight_stationary(
     prologue_cycles,
     shared_bytes_per_s,
 ) -> Product:
-    """Products on systolic arrays: each pass holds one tile_k x tile_n weight tile and streams the m rows past it.
+    """Products on systolic arrays: a pass holds one tile_k x tile_n weight tile and streams the m rows past it.
 
-    Whole padded tiles are multiplied: 600 x 600 on a 256-wide array costs 768 x 768. Loading the next tile hides behind the
-    current pass but no pass is shorter than the load. Passes run in waves over the arrays; the m rows may be shared among arrays
-    (`SPLITS`), each with its own copy of the weights. Filling and draining costs the array's rows plus columns once a product.
+    Whole padded tiles are multiplied: 600 x 600 on a 256-wide array costs 768 x 768. Loading the next tile hides
+    behind the current pass, but no pass is shorter than the load. Passes run in waves over the arrays; the m rows
+    may be shared among arrays (`SPLITS`), each with its own copy of the weights. Filling and draining costs the
+    array's rows plus columns once a product.
 
     Ref.: Jouppi et al., In-Datacenter Performance Analysis of a Tensor Processing Unit, ISCA 2017, section 2.
     """
@@ -137,13 +147,13 @@ def weight_stationary(
     shared = a_bytes * np.ceil(n / tile_n) + b_bytes * split + other_bytes
     judged = (np.ceil(waves) * np.maximum(cycles, feed) + fill) / clock_hz
     best = np.maximum(judged, shared / shared_bytes_per_s).argmin(axis=0)[None]
-    waves, cycles, feed = _pick(waves, best), _pick(cycles, best), _pick(feed, best)
-    whole = np.ceil(waves)
+    whole = np.ceil(_pick(waves, best))
     return Product(
-        (whole * cycles + fill) / clock_hz,
-        (whole * feed + fill) / clock_hz,
-        (waves * np.maximum(cycles, feed) + fill) / clock_hz,
-        _pick(shared, best),
+        matrix_s=(whole * _pick(cycles, best) + fill) / clock_hz,
+        feed_s=(whole * _pick(feed, best) + fill) / clock_hz,
+        shared_bytes=_pick(shared, best),
+        busy_s=((waves * np.maximum(cycles, feed)).min(axis=0) + fill) / clock_hz,
+        least_shared_bytes=shared.min(axis=0),
     )
 
 

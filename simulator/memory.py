@@ -8,24 +8,25 @@ import numpy as np
 def missing_share(working_set_bytes, capacity_bytes):
     """Share of a working set that does not fit: what is fetched again each time it is used. (0..1)
 
-    `capacity_bytes` of zero means nothing is kept. The part that fits is assumed to stay, as a scratchpad or
-    a cache with hashed or protected lines keeps it; the bytes fetched again, working set minus capacity, never fall when
-    the working set grows.
+    `capacity_bytes` of zero means nothing is kept. The part that fits is assumed to stay, as a scratchpad or a
+    cache with hashed or protected lines keeps it; the bytes fetched again, working set minus capacity, never
+    fall when the working set grows.
     """
     beyond = np.maximum(0.0, working_set_bytes - capacity_bytes)
     return beyond / np.where(np.greater(working_set_bytes, 0), working_set_bytes, 1.0)
 
 
 def recurrent_bytes(bytes_per_step, missing, steps):
-    """Bytes per step of data that every step of a recurrence reads: what is missing each time, the rest once. [bytes]"""
+    """Bytes a step fetches of data that all `steps` of a recurrence read: what is missing each time, the rest once."""
     return bytes_per_step * (missing + (1.0 - missing) / steps)
 
 
 def reread_bytes(batch, m, n, a_bytes, b_bytes, element_bytes, capacity_bytes):
     """Operand bytes a product fetches beyond once, because its operands do not fit the level above. [bytes]
 
-    The best of three schedules, each of which touches the result once: keep panels of A and stream B past each; keep panels of B and
-    stream A; square blocks of A, B and the result, three of which fit (Hong and Kung, STOC 1981; Goto and van de Geijn, TOMS 34(3), 2008).
+    The best of three schedules, each of which touches the result once: keep panels of A and stream B past each;
+    keep panels of B and stream A; square blocks of A, B and the result, three of which fit (Hong and Kung, STOC
+    1981; Goto and van de Geijn, ACM TOMS 34(3), 2008).
     """
     a, b = a_bytes / batch, b_bytes / batch
     side = np.sqrt(capacity_bytes / (3.0 * element_bytes))

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def fixed_s(serial_steps, launch_s, step_s, memory_latency_s, persistent):
-    """Time one run pays whatever its size: launch, first access to memory, and in a recurrence the dependent step. [s]
+    """Time one run pays whatever its size: launch, first access to memory, the dependent step of a recurrence. [s]
 
     A persistent recurrence is launched once for all its steps.
     """
@@ -15,20 +15,17 @@ def fixed_s(serial_steps, launch_s, step_s, memory_latency_s, persistent):
     return launch + memory_latency_s + step_s * in_recurrence
 
 
-def overlapped_s(compute_s, memory_s, overlap):
-    """Time of compute and memory work of one op of which the share `overlap` of the smaller hides behind the larger. [s]"""
-    return np.maximum(compute_s, memory_s) + (1.0 - overlap) * np.minimum(compute_s, memory_s)
+def overlapped_s(on_chip_s, off_chip_s, overlap):
+    """Time of an op's work on chip and its transfers from beyond; `overlap` of the smaller hides. [s]"""
+    return np.maximum(on_chip_s, off_chip_s) + (1.0 - overlap) * np.minimum(on_chip_s, off_chip_s)
 
 
 def summed(values):
-    """Sum over axis 0: (rows, designs) to (designs,).
+    """Sum over axis 0, first to last. (ops, designs) -> (designs,)
 
-    numpy adds a lone column in pairs and several columns row after row; here it is always row after row, so that a
-    design alone has the total it has among others, to the last digit.
+    numpy adds a single column pairwise and several columns row by row; a design must not depend on its neighbours.
     """
-    if values.shape[-1] == 1:
-        return np.repeat(values, 2, axis=-1).sum(axis=0)[:1]
-    return values.sum(axis=0)
+    return np.cumsum(values, axis=0)[-1]
 
 
 def path_s(time_s, path_runs, starts):
@@ -41,11 +38,12 @@ def path_s(time_s, path_runs, starts):
 
 
 def concurrent_s(time_s, busy_s, repeats, path_runs, starts, concurrent_ops):
-    """Time of the whole when independent runs overlap: of each dependency level the largest of its longest
-    path, the work it puts on each resource, and its runs packed `concurrent_ops` at a time; levels in series. [s]
+    """Time of the whole when independent runs overlap, dependency levels in series. [s]
 
-    `time_s` (ops, designs) and the `busy_s` of each resource (ops, designs or 1) are those of one run, sorted by level;
-    `concurrent_ops` is () or (designs,). Returns (designs,). Never below the longest path, never above the sum of all runs.
+    A level takes the largest of its longest path, the work it puts on each resource, and its runs packed
+    `concurrent_ops` at a time. `time_s` (ops, designs) and the `busy_s` of each resource (ops, designs or 1) are
+    those of one run, sorted by level; `concurrent_ops` is () or (designs,). Returns (designs,): never below the
+    longest path, never above the sum of all runs.
     """
     level_s = path_s(time_s, path_runs, starts)
     for busy in busy_s:

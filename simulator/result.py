@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from simulator.accelerator import Accelerator, AcceleratorError
-from workloads.trace import Trace
+from workloads.trace import Trace, nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ class Result:
 
     @cached_property
     def flops(self) -> np.ndarray:
-        """Operations the roofline counts, one run: matrix FLOP of a product, vector and special work otherwise. (ops,)"""
+        """Operations the roofline counts, one run: matrix FLOP of products, vector and special work else. (ops,)"""
         trace = self.trace
         return np.where(trace.is_product, trace.matrix_flops, trace.vector_flops + trace.special_ops).astype(float)
 
@@ -106,7 +106,7 @@ class Result:
 
     @property
     def op_utilisation(self) -> np.ndarray:
-        """Share of the peak of the unit an op runs on that it attains; transcendentals against their own rate. (0..1)"""
+        """Share of the peak of its unit an op attains (0..1); transcendentals against their own rate."""
         chip, trace = self.accelerator, self.trace
         special = trace.special_ops / (self.time_s * self._field(chip.special_ops_per_s))
         vector = trace.vector_flops / (self.time_s * self._field(chip.vector_flops_per_s))
@@ -186,8 +186,13 @@ class Result:
         return ideal_s / self.latency_s
 
     def network_intensity(self, level: str | None = None):
-        """Operations per byte moved at a memory level (default: the farthest), all runs. Shape S."""
-        level = level or list(self.accelerator.memory)[-1]
+        """Operations per byte moved at a memory level (default: the farthest), all runs. Shape S.
+
+        Raises `AcceleratorError` with the nearest level for an unknown one."""
+        levels = list(self.accelerator.memory)
+        level = levels[-1] if level is None else level
+        if level not in levels:
+            raise AcceleratorError(f"{self.accelerator.name}: no memory level {level!r}{nearest(level, levels)}")
         return _ratio(float(self.flops @ self.trace.runs), self.traffic_bytes[level] @ self.trace.runs)
 
     def time_share_by_bound(self) -> dict[str, np.ndarray]:
@@ -215,7 +220,8 @@ class Result:
     @property
     def capacity_bytes(self):
         """Capacity of the farthest memory level. Shape S."""
-        return self.accelerator.outer.capacity_bytes
+        capacity = self.accelerator.outer.capacity_bytes
+        return np.broadcast_to(capacity, self.shape) if self.shape else capacity
 
     @property
     def fits(self):
@@ -245,12 +251,13 @@ class Result:
             )
 
     def design(self, index) -> Result:
-        """The result of one design of the space, by index into `shape`."""
-        flat = (
-            int(np.ravel_multi_index(np.atleast_1d(index) if np.ndim(index) == 0 else index, self.shape))
-            if self.shape
-            else 0
-        )
+        """The result of one design of the space, by index into `shape`; `AcceleratorError` for one outside it."""
+        index = (index,) if np.ndim(index) == 0 else tuple(index)
+        try:
+            flat = int(np.ravel_multi_index(index, self.shape)) if self.shape or index else 0
+        except (TypeError, ValueError):
+            message = f"{self.accelerator.name}: no design {index} in a space of shape {self.shape}"
+            raise AcceleratorError(message) from None
         output = {
             key: value if value.shape[-1] == 1 else value[:, flat : flat + 1] for key, value in self.output.items()
         }

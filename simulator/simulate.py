@@ -1,13 +1,14 @@
 """simulate(trace, accelerator) -> Result: composes the physics of compute, memory and recurrence.
 
-Axis 0 is the op, axis 1 the design: there are few ops and may be many designs. A design space is evaluated in chunks that stay in cache.
+Axis 0 is the op, axis 1 the design: there are few ops and may be many designs. A design space is evaluated in
+chunks that stay in cache.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from simulator import compute, memory, recurrence
 from simulator.accelerator import Accelerator, AcceleratorError
 from simulator.result import Result
-from workloads.trace import Trace, TraceError, element_bytes, nearest
+from workloads.trace import Trace, TraceError, element_bytes
 
 #: Elements of the largest temporary array of a chunk: one megabyte, which the caches hold.
 CHUNK_ELEMENTS = 131_072
@@ -24,13 +25,14 @@ CHUNK_ELEMENTS = 131_072
 def simulate(trace: Trace, accelerator: Accelerator) -> Result:
     """Time of every op of `trace` on every design of `accelerator`, with the bound that sets it.
 
-    The time of a run of an op is the largest of its bounds - matrix units, vector units, transcendentals, each
-    memory level, link - plus what cannot overlap (`latency`): launch, dependent step, first memory access. The network takes the
-    sum over its dependency levels, in which independent runs share the machine as `abilities.concurrent_ops` allows.
-    Where the accelerator fuses, elementwise rows are merged into the product before them (`Trace.fused`).
+    The time of a run of an op is the largest of its bounds - matrix units, their operand feed, vector units,
+    transcendentals, each memory level, link - plus what cannot overlap (`latency`): launch, dependent step, first
+    memory access. The network takes the sum over its dependency levels, in which independent runs share the machine
+    as `abilities.concurrent_ops` allows. Where the accelerator fuses, elementwise rows are merged into the product
+    before them (`Trace.fused`).
 
-    Raises `TraceError` for anything but a trace, `AcceleratorError` for anything but an accelerator, an element type the
-    matrix units do not run, or a collective on a chip without a link.
+    Raises `TraceError` for anything but a trace, `AcceleratorError` for anything but an accelerator, an element
+    type the matrix units do not run, or a collective on a chip without a link.
     """
     if not isinstance(trace, Trace):
         raise TraceError(f"simulate: a Trace is expected, got {type(trace).__name__}")
@@ -128,7 +130,7 @@ class _Plan:
     is_chain: bool  # every row waits for the one before and nothing overlaps
 
 
-@lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64)
 def _plan(trace: Trace) -> _Plan:
     count = {c: _column(trace.columns[c]) for c in ("batch", "m", "n", "k", "repeats", "path_runs", "serial_steps")}
     role = {c: _column(trace.columns[f"{c}_bytes"]) for c in ("weight", "input", "output", "state", "cache", "saved")}
@@ -137,8 +139,7 @@ def _plan(trace: Trace) -> _Plan:
     of_loop = loop == np.arange(loops)  # (ops, recurrences)
     stream = role["input"] + role["output"]
     # activations kept for a backward pass compete for the same memory until it reads them
-    trains = bool((trace.phase != "forward").any())
-    kept = float(trace.runs @ trace.saved_bytes) if trains else 0.0
+    kept = trace.footprint()["saved"]
     order = np.argsort(trace.level, kind="stable")
     levels = trace.level[order]
     products, which, first = _distinct_products(trace, count, role, loop)
@@ -158,7 +159,7 @@ def _plan(trace: Trace) -> _Plan:
         cache_bytes=role["cache"],
         sent_bytes=_column(np.where(trace.kind == "collective", trace.input_bytes, 0)),
         held_bytes=np.maximum(stream * count["serial_steps"], kept),
-        saved_bytes=np.minimum(role["saved"], stream) if trains else np.zeros_like(stream),
+        saved_bytes=np.minimum(role["saved"], stream) if trace.trains else np.zeros_like(stream),
         serial_steps=count["serial_steps"],
         repeats=count["repeats"],
         path_runs=count["path_runs"],
@@ -217,13 +218,19 @@ def _refuse_unsupported(trace: Trace, dtypes: tuple[str, ...], accelerator: Acce
         row = np.flatnonzero(trace.is_product & (trace.dtype == dtype))[0]
         raise AcceleratorError(
             f"{accelerator.name}: row {row} ({trace.layer[row]}: {trace.op[row]}) needs element type {dtype!r}, "
-            f"which its matrix units do not run{nearest(dtype, accelerator.dtypes)}"
+            f"which its matrix units do not run (nearest: {_nearest_size(dtype, accelerator.dtypes)!r}; "
+            f"they run: {', '.join(accelerator.dtypes)})"
         )
     if accelerator.link is None:
         for row in np.flatnonzero(trace.kind == "collective")[:1]:
             raise AcceleratorError(
                 f"{accelerator.name}: row {row} ({trace.op[row]}) is a collective, and it has no link"
             )
+
+
+def _nearest_size(dtype: str, valid: tuple[str, ...]) -> str:
+    """The type whose elements are nearest in size to those of `dtype`, the larger of two."""
+    return min(valid, key=lambda other: abs(element_bytes(other) - element_bytes(dtype)) - 0.01 * element_bytes(other))
 
 
 def _is_blocked(accelerator: Accelerator) -> bool:
@@ -239,18 +246,16 @@ def _cost(plan: _Plan, f: dict, accelerator: Accelerator) -> dict[str, np.ndarra
     """All arrays of one chunk of designs: per op (ops, designs or 1), totals (1, designs or 1)."""
     levels = list(accelerator.memory)
     shared = next(i for i, level in enumerate(levels) if accelerator.memory[level].scope == "chip")
-    pad = _padding(plan, f, accelerator)
-    missing = _missing_shares(plan, f, accelerator, pad)
-    product = _product(plan, f, accelerator, levels[shared], missing[shared].weights, pad)
-    traffic = _traffic(plan, f, accelerator, shared, product, missing, pad)
+    padding = _padding_bytes(plan, f, accelerator)
+    missing = _missing_shares(plan, f, accelerator, padding)
+    product = _product(plan, f, accelerator, levels[shared], missing[shared].weights, padding)
+    traffic = _traffic(plan, f, accelerator, shared, product, missing, padding)
     bounds = _bounds(plan, f, accelerator, product, traffic)
 
-    compute_s = np.maximum(bounds["matrix"], bounds["feed"])
-    compute_s = np.maximum(np.maximum(compute_s, bounds["vector"]), bounds["special"])
-    memory_s = bounds[levels[0]]
-    for name in (*levels[1:], *(["link"] if accelerator.link is not None else [])):
-        memory_s = np.maximum(memory_s, bounds[name])
-    time = recurrence.overlapped_s(compute_s, memory_s, f["abilities.overlap"]) + bounds["latency"]
+    off_chip = [*levels[shared + 1 :], *(["link"] if accelerator.link is not None else [])]
+    on_chip_s = _largest(bounds[name] for name in bounds if name not in (*off_chip, "latency"))
+    off_chip_s = _largest(bounds[name] for name in off_chip) if off_chip else 0.0
+    time = recurrence.overlapped_s(on_chip_s, off_chip_s, f["abilities.overlap"]) + bounds["latency"]
 
     order, starts = plan.order, plan.starts
     serial = recurrence.summed(time * plan.repeats)
@@ -259,8 +264,11 @@ def _cost(plan: _Plan, f: dict, accelerator: Accelerator) -> dict[str, np.ndarra
     if plan.is_chain or one_at_a_time:
         latency = serial
     else:
+        # work that could fill the machine beside other ops: the most frugal tiling, not the quickest
         used = {name: bound for name, bound in bounds.items() if name not in ("feed", "latency")}
-        used["matrix"] = _spread(plan, product.busy_s)  # other ops may use the idle units of a last wave
+        used["matrix"] = _spread(plan, product.busy_s)
+        frugal = _with_products(plan, traffic[levels[shared]], product.least_shared_bytes)
+        used[levels[shared]] = _level_s(f, levels[shared], frugal)
         latency = recurrence.concurrent_s(
             time[order],
             [busy[order] for busy in used.values()],
@@ -288,8 +296,7 @@ def _bounds(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Pro
         "special": compute.unit_time_s(plan.special_ops, vector_rate * f["vector.special_per_cycle"], sustained),
     }
     for level, moved in traffic.items():
-        bandwidth, share = f[f"memory.{level}.bandwidth_bytes_per_s"], f[f"memory.{level}.sustained"]
-        bounds[level] = memory.memory_time_s(moved, bandwidth, share)
+        bounds[level] = _level_s(f, level, moved)
     if accelerator.link is not None:
         bounds["link"] = plan.sent_bytes / f["link.bandwidth_bytes_per_s"] + f["link.latency_s"] * plan.is_collective
     bounds["latency"] = recurrence.fixed_s(
@@ -300,6 +307,15 @@ def _bounds(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Pro
         accelerator.abilities.persistent_recurrence,
     )
     return bounds
+
+
+def _level_s(f: dict, level: str, moved_bytes: np.ndarray) -> np.ndarray:
+    path = f"memory.{level}"
+    return memory.memory_time_s(moved_bytes, f[f"{path}.bandwidth_bytes_per_s"], f[f"{path}.sustained"])
+
+
+def _largest(times) -> np.ndarray:
+    return functools.reduce(np.maximum, times)
 
 
 def _binding(bounds: dict) -> np.ndarray:
@@ -326,12 +342,13 @@ def _with_products(plan: _Plan, values: np.ndarray, of_products: np.ndarray) -> 
     return result
 
 
-def _padding(plan: _Plan, f: dict, accelerator: Accelerator) -> np.ndarray:
-    """Stored over useful size of each product's weights; 1 unless whole tiles are stored. (products, designs or 1)"""
+def _padding_bytes(plan: _Plan, f: dict, accelerator: Accelerator) -> np.ndarray:
+    """Bytes by which each product's weights grow where whole tiles are stored. (products, designs or 1)"""
     p = plan.products
     if not accelerator.matrix.stores_padded_tiles or _is_blocked(accelerator):
-        return np.ones_like(p.m)
-    return compute.padded_share(p.n, p.k, f["matrix.tile_n"], f["matrix.tile_k"])
+        return np.zeros_like(p.m)
+    share = compute.padded_share(p.n, p.k, f["matrix.tile_n"], f["matrix.tile_k"])
+    return (p.weight_bytes > 0) * (p.batch * p.n * p.k * p.b_element_bytes) * (share - 1.0)
 
 
 class _Missing(NamedTuple):
@@ -342,15 +359,17 @@ class _Missing(NamedTuple):
     streams: np.ndarray  # activations in and out
 
 
-def _missing_shares(plan: _Plan, f: dict, accelerator: Accelerator, pad: np.ndarray) -> list[_Missing]:
+def _missing_shares(plan: _Plan, f: dict, accelerator: Accelerator, padding: np.ndarray) -> list[_Missing]:
     """For each memory level, what the levels above it cannot keep."""
     everything = np.ones((plan.rows, 1))
     shares = [_Missing(everything, everything, everything)]
     loop_weights = plan.loop_weight_bytes
-    if accelerator.matrix.stores_padded_tiles:
-        padded = _with_products(plan, everything, pad)
+    if len(loop_weights) and accelerator.matrix.stores_padded_tiles:
+        alive = plan.repeats / plan.path_runs
         in_loop = plan.loop == np.arange(len(loop_weights))[:, None]
-        loop_weights = loop_weights * np.where(in_loop[:, :, None], padded, 1.0).max(axis=1)
+        loop_weights = loop_weights + recurrence.summed(
+            (_spread(plan, padding) * alive)[:, None] * in_loop.T[:, :, None]
+        )
     for_weights = for_activations = 0.0
     together = False  # whether weights and state compete for the same level
     for level, given in list(accelerator.memory.items())[:-1]:
@@ -375,14 +394,14 @@ def _by_row(plan: _Plan, of_loop: np.ndarray) -> np.ndarray:
     return np.concatenate([of_loop, np.ones((1, of_loop.shape[-1]))])[plan.loop]
 
 
-def _product(plan: _Plan, f: dict, accelerator: Accelerator, shared: str, weight_missing, pad) -> compute.Product:
+def _product(plan: _Plan, f: dict, accelerator: Accelerator, shared: str, weight_missing, padding) -> compute.Product:
     """Cost of the distinct products on the matrix units."""
     p = plan.products
     if not len(p.m):
         nothing = np.zeros((0, 1))
-        return compute.Product(nothing, nothing, nothing, nothing)
+        return compute.Product(*[nothing] * len(compute.Product._fields))
     # what a private level keeps is not fetched again from the shared one
-    weights = memory.recurrent_bytes(p.weight_bytes * pad, weight_missing[plan.row_of_product], p.serial_steps)
+    weights = memory.recurrent_bytes(p.weight_bytes + padding, weight_missing[plan.row_of_product], p.serial_steps)
     names = ["count", "clock_hz", "sustained", "tile_m", "tile_n", "tile_k", "feed_bytes_per_cycle", "prologue_cycles"]
     names += ["thin_tile", "max_split"] if _is_blocked(accelerator) else ["load_cycles"]
     arguments = {name: f[f"matrix.{name}"] for name in names}
@@ -404,11 +423,11 @@ def _by_dtype(rates: list, index: np.ndarray) -> np.ndarray:
     return np.stack([np.broadcast_to(rate, (designs,)) for rate in rates])[index]
 
 
-def _traffic(plan: _Plan, f: dict, accelerator: Accelerator, shared: int, product, missing: list, pad) -> dict:
+def _traffic(plan: _Plan, f: dict, accelerator: Accelerator, shared: int, product, missing: list, padding) -> dict:
     """Bytes one run moves at each level: operands by tile up to the shared level, by what fits above it beyond."""
     p = plan.products
-    b_bytes = p.weight_bytes * pad + p.b_bytes
-    weights = plan.weight_bytes * _with_products(plan, np.ones((plan.rows, 1)), pad)
+    b_bytes = p.weight_bytes + padding + p.b_bytes
+    weights = plan.weight_bytes + _spread(plan, padding)
     once = weights + plan.stream_bytes + plan.state_bytes + plan.cache_bytes
     fragment = [_first(f[f"matrix.fragment_{side}"], f[f"matrix.tile_{side}"]) for side in "mn"]
     levels = list(accelerator.memory)
