@@ -1,0 +1,81 @@
+"""What all charts share: axes on a figure of their own, sizes, and saving whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from pathlib import Path
+
+from reports.arguments import ReportError, output_path
+from reports.units import format_quantity
+from workloads.files import write_atomically
+
+CHART_SUFFIXES = (".png", ".svg", ".pdf")
+FONT_SIZE = 8
+LABEL_SIZE = FONT_SIZE - 1
+
+
+def save(chart, path, dpi: int = 200) -> Path:
+    """Write axes or a figure as .png, .svg or .pdf, whole or not at all; the same chart is the same file.
+
+    Returns the path. Raises `ReportError` for another suffix, something that is no chart, or a place that cannot be
+    written to.
+    """
+    place = output_path(path, CHART_SUFFIXES)
+    figure = getattr(getattr(chart, "figure", None), "figure", None)  # of axes, of a subfigure, or itself
+    if not hasattr(figure, "savefig"):
+        raise ReportError(f"axes or a figure are expected, got {type(chart).__name__}")
+    from matplotlib import rc_context
+
+    form, body = place.suffix[1:].lower(), io.BytesIO()
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
+    with rc_context({"svg.hashsalt": "rooftrace"}):  # else the identifiers in an svg are random
+        figure.savefig(body, format=form, dpi=dpi, metadata=undated)
+    write_atomically(place, body.getvalue())
+    return place
+
+
+def new_axes(ax, size: tuple[float, float]):
+    """The axes given, or those of a new figure [inches] that belongs to nobody else, pyplot included.
+
+    Raises `ReportError` when `ax` is neither None nor axes.
+    """
+    if ax is None:
+        return new_panels(1, size)[0]
+    if not hasattr(ax, "scatter"):
+        raise ReportError(f"ax must be matplotlib axes, got {type(ax).__name__}")
+    return ax
+
+
+def new_panels(count: int, size: tuple[float, float]) -> list:
+    """Axes under one another on a new figure, each of `size` inches with what stands beside it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(size[0], size[1] * count), layout="constrained")
+    FigureCanvasAgg(figure)
+    return list(figure.subplots(count, 1, squeeze=False)[:, 0])
+
+
+def shortened(text: str, most: int) -> str:
+    """Each line of a text in at most `most` letters, so that a long name cannot squeeze the chart."""
+    return "\n".join(line if len(line) <= most else f"{line[: most - 1]}\u2026" for line in text.split("\n"))
+
+
+def wrapped(text: str, most: int) -> str:
+    """A title broken into lines of at most `most` letters, three of them at most."""
+    lines = [part for line in text.split("\n") for part in textwrap.wrap(line, most)]
+    return "\n".join(lines[:3])
+
+
+def quantity(value: float, unit: str) -> str:
+    """`format_quantity` with a real micro sign."""
+    text = format_quantity(value, unit)
+    return text.replace(" us", " \u00b5s") if unit == "s" else text
+
+
+def halo() -> list:
+    """A white outline that keeps text readable on lines and markers."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.0, foreground="white")]

@@ -1,0 +1,292 @@
+"""The command line: `rooftrace run`, `compare`, `networks`, `accelerators`, `trace`.
+
+Parses, calls, prints. Results go to standard output, notes and errors to standard error. Exit status: 0 done, 2 bad
+input or a file that cannot be read or written, 130 interrupted, 141 the reader of a pipe went away, 1 a mistake of the
+program itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from reports import export
+from reports.arguments import ReportError, labelled, output_path, write_text
+from reports.cli_arguments import STDOUT, UsageError, parser
+from reports.explain import percent
+from reports.requests import TRACE_SUFFIXES, Workload, chip
+from reports.tables import comparison_table, header, op_table, summary_table, table
+from reports.units import UnitError, field_unit, format_exact, format_quantity
+from simulator import AcceleratorError, load_accelerator, preset, presets, simulate
+from workloads import TraceError, network, network_info, networks
+from workloads.trace import nearest
+
+CHART_SUFFIXES = (".png", ".svg", ".pdf")
+#: Options of the command line that are settings of a network's builder.
+SETTINGS = ("batch", "seq_len", "dtype", "weight_dtype", "mode", "cache_length")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status; never raises for bad input. `argv` defaults to the program's."""
+    try:
+        status = _command(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+        return status
+    except (UsageError, ReportError, UnitError, TraceError, AcceleratorError) as error:
+        return _failed(str(error))
+    except BrokenPipeError:
+        _silence_stdout()
+        return 141
+    except OSError as error:
+        return _failed(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # a mistake of ours; `python -X dev` shows where
+        if sys.flags.dev_mode:
+            raise
+        _failed(f"internal error, please report it: {type(error).__name__}: {error}")
+        return 1
+
+
+def _command(argv: list[str]) -> int:
+    try:
+        options, unknown = parser().parse_known_args(argv)
+    except SystemExit as leaving:  # --help and --version have printed what they had to
+        return int(leaving.code or 0)
+    if unknown:
+        known = re.findall(r"--[a-z][a-z-]*", options.parser.format_usage())
+        close = nearest(unknown[0].split("=")[0], known) if unknown[0].startswith("-") else ""
+        raise UsageError(f"unknown argument {unknown[0]!r}{close}")
+    return COMMANDS[options.command](options)
+
+
+# -- the commands ----------------------------------------------------------------------------------
+
+
+def _run(options) -> int:
+    _check_outputs(options, "chart", "breakdown", "csv", "json")
+    accelerator, changes = chip(options.on, options.set)
+    trace, note = _workload(options.network, options).trace_for(accelerator)
+    _note(note)
+    result = _simulated(trace, accelerator)
+    if options.chart or options.breakdown:
+        from reports import charts
+
+        if options.chart:
+            charts.save(charts.roofline(result), options.chart)
+        if options.breakdown:
+            charts.save(charts.breakdown(result), options.breakdown)
+    _write(options.csv, lambda: export.to_csv(export.op_rows(result)))
+    _write(options.json, lambda: export.to_json(export.result_document(result, changes)))
+    if STDOUT in (options.csv, options.json):
+        for warning in result.warnings:
+            _note(warning, "warning")
+        return 0
+    _print(header(result), "", summary_table(result), "", op_table(result, options.top))
+    return 0
+
+
+def _compare(options) -> int:
+    _check_outputs(options, "chart", "breakdown", "csv", "json")
+    chips = [chip(name, options.set) for name in options.on]
+    results, changes = [], []
+    for name in options.networks:
+        workload = _workload(name, options)
+        for accelerator, changed in chips:
+            trace, note = workload.trace_for(accelerator)
+            _note(note)
+            results.append(_simulated(trace, accelerator))
+            changes.append(changed)
+    if options.chart or options.breakdown:
+        from reports import charts
+
+        if options.chart:
+            charts.save(charts.roofline_panels(results)[0], options.chart)
+        if options.breakdown:
+            charts.save(charts.breakdown(results), options.breakdown)
+    _write(options.csv, lambda: export.to_csv(export.comparison_rows(results)))
+    _write(options.json, lambda: export.to_json(export.comparison_document(results, changes)))
+    for label, result in labelled(results).items():
+        for warning in result.warnings:
+            _note(f"{label}: {warning}", "warning")
+    if STDOUT in (options.csv, options.json):
+        return 0
+    if options.set:
+        _print("with " + ", ".join(f"{field} = {text}" for field, text in options.set), "")
+    _print(comparison_table(results))
+    return 0
+
+
+def _networks(options) -> int:
+    if options.name:
+        info = network_info(options.name)
+        trace = network(options.name)
+        rows = [
+            ["title", info.title],
+            ["task", info.task],
+            [
+                "size",
+                f"{format_quantity(trace.total_parameters)} parameters, {format_quantity(trace.total_flops, 'FLOP')}",
+            ],
+            ["source", info.source],
+            ["defaults", ", ".join(f"{k} = {v}" for k, v in info.defaults.items())],
+            ["settings", ", ".join(info.settings)],
+        ]
+        for name, text in rows:
+            _print(textwrap.fill(text, 110, initial_indent=f"{name:<10}", subsequent_indent=" " * 10))
+        return 0
+    rows = []
+    for name in networks():
+        info = network_info(name)
+        rows.append([name, info.title, info.task, f"{format_quantity(network(name).total_parameters)}"])
+    lines = table(["name", "title", "task", "parameters"], rows, right=("parameters",)).splitlines()
+    _print(lines[0])
+    for line, row in zip(lines[1:], rows, strict=True):
+        _print(line, textwrap.fill(network_info(row[0]).source, 110, initial_indent="    ", subsequent_indent="    "))
+    return 0
+
+
+def _accelerators(options) -> int:
+    if options.name:
+        _print(*_accelerator_lines(options.name))
+        return 0
+    rows = []
+    for name in presets():
+        device = preset(name)
+        dtype = _usual_dtype(device)
+        far, level = list(device.memory.items())[-1]
+        peak = f"{dtype} {format_quantity(device.peak_flops_per_s(dtype), 'FLOP/s')}"
+        bandwidth = f"{far} {format_quantity(level.bandwidth_bytes_per_s, 'B/s')}"
+        size = format_exact(level.capacity_bytes, "B")
+        rows.append([name, device.title, str(device.year or ""), peak, bandwidth, size])
+    headers = ["name", "title", "year", "dense peak", "bandwidth", "capacity"]
+    _print(table(headers, rows, right=("capacity",)))
+    return 0
+
+
+def _trace(options) -> int:
+    place = output_path(options.out)
+    if not str(options.out).lower().endswith(TRACE_SUFFIXES):
+        raise UsageError(f"argument --out: a trace is a {', '.join(TRACE_SUFFIXES)} file, got {options.out!r}")
+    trace = _workload(options.network, options).trace()
+    trace.save(place)
+    _print(f"{options.out}: {trace!r}")
+    return 0
+
+
+COMMANDS = {"run": _run, "compare": _compare, "networks": _networks, "accelerators": _accelerators, "trace": _trace}
+
+
+# -- pieces of the commands ------------------------------------------------------------------------
+
+
+def _workload(name: str, options) -> Workload:
+    settings = {setting: getattr(options, setting) for setting in SETTINGS if getattr(options, setting) is not None}
+    for setting, value in options.option:
+        if setting in settings:
+            raise UsageError(f"argument --option: {setting} is given twice")
+        settings[setting] = value
+    return Workload(name, settings, options.training)
+
+
+def _check_outputs(options, *names: str) -> None:
+    """Every place that will be written to is fit for it, before any work is done."""
+    places: dict[Path, str] = {}
+    for name in names:
+        given = getattr(options, name)
+        if not given:
+            continue
+        if given == STDOUT:
+            place = Path(STDOUT)
+        else:
+            try:
+                place = output_path(given, CHART_SUFFIXES if name in ("chart", "breakdown") else ())
+            except ReportError as error:
+                raise UsageError(f"argument --{name}: {error}") from None
+        if place in places:
+            raise UsageError(f"argument --{name}: --{places[place]} already writes to {given}")
+        places[place] = name
+
+
+def _simulated(trace, accelerator):
+    with np.errstate(all="ignore"):  # absurd fields overflow; the check below says so in words
+        result = simulate(trace, accelerator)
+        if not math.isfinite(float(result.latency_s)):
+            raise ReportError(f"{trace.name} on {accelerator.name}: the time is not finite; check what was set")
+    return result
+
+
+def _accelerator_lines(name: str) -> list[str]:
+    """Every number of a chip with its unit, basis and source."""
+    device = load_accelerator(name) if name.lower().endswith(".toml") else preset(name)
+    peaks = [f"{d} {format_quantity(device.peak_flops_per_s(d), 'FLOP/s')}" for d in device.dtypes]
+    rows = []
+    for entry in device.describe():
+        value = entry["value"]
+        known = isinstance(value, (bool, str))
+        shown = str(value).lower() if known else format_exact(value, field_unit(entry["field"]))
+        rows.append([entry["field"], shown, entry["basis"], entry["source"]])
+    assumed = sum(row[2] in ("assumed", "estimated") for row in rows)
+    cited = [row for row in rows if row[2]]
+    facts = [device.title + (f", {device.year}" if device.year else "")]
+    facts += ["dense peaks: " + ", ".join([*peaks, f"vector {format_quantity(device.vector_flops_per_s, 'FLOP/s')}"])]
+    facts += [textwrap.fill(device.notes, 110)] if device.notes else []
+    share = percent(assumed / max(1, len(cited)))
+    facts += [f"{len(cited)} numbers with a source, {assumed} of them assumed or estimated ({share})"]
+    return [*facts, "", table(["field", "value", "basis", "source"], rows)]
+
+
+def _usual_dtype(device) -> str:
+    """The type a chip is usually rated in: a 16-bit float where it has one, else fp32, else its fastest."""
+    for dtype in ("fp16", "bf16", "fp32"):
+        if dtype in device.dtypes:
+            return dtype
+    return max(device.dtypes, key=lambda d: float(device.peak_flops_per_s(d)))
+
+
+def _write(path: str | None, make) -> None:
+    if path == STDOUT:
+        _print(make().rstrip("\n"))
+    elif path:
+        write_text(path, make())
+
+
+def _print(*lines: str) -> None:
+    for line in lines:
+        try:
+            print(line)
+        except UnicodeEncodeError:  # a terminal without the letters of a title
+            coding = sys.stdout.encoding or "ascii"
+            print(line.encode(coding, "replace").decode(coding))
+
+
+def _note(text: str, kind: str = "note") -> None:
+    if text:
+        print(f"rooftrace: {kind}: {text}", file=sys.stderr)
+
+
+def _failed(message: str) -> int:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _silence_stdout()
+    print(f"rooftrace: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _silence_stdout() -> None:
+    """What is left in the buffer goes nowhere, or Python would complain of the closed pipe at exit."""
+    with contextlib.suppress(OSError, ValueError):  # standard output may be no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

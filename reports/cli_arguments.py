@@ -1,0 +1,207 @@
+"""The arguments of the command line: what may be typed, and how each piece is read."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+
+from reports import export
+from reports.requests import TRACE_SUFFIXES
+
+STDOUT = "-"
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood: the message names the argument and its value."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are raised, and worded like all others."""
+
+    def error(self, message):
+        raise UsageError(message)
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        sys.stdout.write(f"rooftrace {export.version()}\n")
+        parser.exit()
+
+
+def _whole(least: int):
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d{1,18}", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of {least} or more, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name.strip() and equals and value.strip()):
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    return name.strip(), value.strip()
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """A builder's argument: a whole number, a number, true, false, none, or text."""
+    name, value = _pair(text)
+    words = {"true": True, "false": False, "none": None}
+    if value.lower() in words:
+        return name.replace("-", "_"), words[value.lower()]
+    for kind in (int, float):
+        try:
+            return name.replace("-", "_"), kind(value)
+        except ValueError:
+            continue
+    return name.replace("-", "_"), value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line. Its `error` raises `UsageError`; help and version leave by `SystemExit`."""
+    top = _Parser(
+        prog="rooftrace",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="How fast a network runs on a chip, what holds it back, and what would help.",
+        epilog=_examples(
+            "rooftrace run bert-large --on a100-sxm-80gb --chart roofline.png",
+            "rooftrace compare lstm-zaremba-large bert-large --on v100-sxm h100-sxm",
+            "rooftrace networks",
+            "rooftrace accelerators h100-sxm",
+        ),
+    )
+    top.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    run = _command_parser(
+        commands,
+        "run",
+        "one network on one chip: time, throughput, utilisation, and why each op takes its time",
+        "rooftrace run lstm-zaremba-large --on v100-sxm --batch 1 --chart roofline.png",
+        "rooftrace run llama-2-7b --on h100-sxm --mode decode --cache-length 4096",
+        "rooftrace run bert-large --on a100-sxm-80gb --training adam --top 10",
+        "rooftrace run bert-large --on v100-sxm --set memory.dram.bandwidth=2TB/s matrix.clock=900MHz",
+        "rooftrace run my-trace.csv --on my-chip.toml --json -",
+    )
+    run.add_argument("network", metavar="NETWORK|FILE", help="a network by name, or a trace (.csv, .json, .parquet)")
+    run.add_argument("--on", required=True, metavar="CHIP|FILE", help="a preset by name, or a chip (.toml)")
+    _add_settings(run)
+    _add_set(run)
+    _add_outputs(run, "one row an op", "see reports.export.result_document")
+    run.add_argument("--top", type=_whole(1), metavar="N", help="show only the N ops that take longest")
+
+    compare = _command_parser(
+        commands,
+        "compare",
+        "networks on chips side by side",
+        "rooftrace compare lstm-zaremba-large transformer-big --on v100-sxm a100-sxm-80gb h100-sxm",
+        "rooftrace compare bert-large --on h100-sxm tpu-v4 mi300x --batch 32 --chart compare.png",
+    )
+    compare.add_argument("networks", nargs="+", metavar="NETWORK|FILE", help="networks by name, or traces")
+    compare.add_argument(
+        "--on", required=True, nargs="+", metavar="CHIP|FILE", help="presets by name, or chips (.toml)"
+    )
+    _add_settings(compare)
+    _add_set(compare)
+    _add_outputs(compare, "one row a network and chip", "see reports.export.comparison_document")
+
+    listed = _command_parser(
+        commands,
+        "networks",
+        "the networks there are, with parameters and source",
+        "rooftrace networks",
+        "rooftrace networks gnmt",
+    )
+    listed.add_argument("name", nargs="?", metavar="NAME", help="one network: its defaults and what may be set")
+
+    chips = _command_parser(
+        commands,
+        "accelerators",
+        "the chips there are, with peak and bandwidth",
+        "rooftrace accelerators",
+        "rooftrace accelerators tpu-v1",
+    )
+    chips.add_argument("name", nargs="?", metavar="NAME|FILE", help="one chip: every number with its source and basis")
+
+    trace = _command_parser(
+        commands,
+        "trace",
+        "write a network's trace, one row a distinct op",
+        "rooftrace trace gnmt --out gnmt.csv",
+        "rooftrace trace gpt2-small --training adam --out step.json.gz",
+    )
+    trace.add_argument("network", metavar="NETWORK|FILE", help="a network by name, or a trace")
+    trace.add_argument("--out", required=True, metavar="FILE", help=f"the file to write: {', '.join(TRACE_SUFFIXES)}")
+    _add_settings(trace)
+    return top
+
+
+def _command_parser(commands, name: str, text: str, *examples: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=_examples(*examples),
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(parser=parser)
+    return parser
+
+
+def _examples(*lines: str) -> str:
+    return "\n".join(["examples:", *(f"  {line}" for line in lines)])
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("network (default: its own, see `rooftrace networks NAME`)")
+    group.add_argument("--batch", type=_whole(1), metavar="N", help="sequences at once")
+    group.add_argument("--seq-len", type=_whole(1), metavar="N", help="positions (tokens, time steps) of a sequence")
+    group.add_argument(
+        "--dtype",
+        metavar="TYPE",
+        help="element type of the arithmetic: fp16, bf16, fp32, int8, ... Without it a chip that lacks the network's "
+        "type runs the other 16-bit float or a wider one, never a narrower one, and says so",
+    )
+    group.add_argument("--weight-dtype", metavar="TYPE", help="element type the weights are stored in")
+    group.add_argument("--mode", metavar="prefill|decode", help="all positions at once, or one token against a cache")
+    group.add_argument("--cache-length", type=_whole(0), metavar="N", help="positions in the cache already")
+    group.add_argument(
+        "--training", nargs="?", const="sgd", choices=("sgd", "adam"), metavar="sgd|adam", help="a training step (sgd)"
+    )
+    group.add_argument(
+        "--option",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=_setting,
+        metavar="NAME=VALUE",
+        help="any other setting of the network, such as layers=4 or fused=false",
+    )
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=_pair,
+        metavar="FIELD=VALUE",
+        help="change a field of the chip, with its unit: memory.dram.bandwidth=2TB/s, latency.launch=1us",
+    )
+
+
+def _add_outputs(parser: argparse.ArgumentParser, rows: str, layout: str) -> None:
+    group = parser.add_argument_group("output (files are written whole or not at all; - is standard output)")
+    group.add_argument("--chart", metavar="FILE", help="roofline chart: .png, .svg or .pdf")
+    group.add_argument("--breakdown", metavar="FILE", help="chart of the time by layer and bound: .png, .svg or .pdf")
+    group.add_argument("--csv", nargs="?", const=STDOUT, metavar="FILE|-", help=f"numbers in SI units, {rows}")
+    group.add_argument(
+        "--json", nargs="?", const=STDOUT, metavar="FILE|-", help=f"everything in SI units; layout: {layout}"
+    )

@@ -1,0 +1,90 @@
+"""What a roofline chart shows: the chips with their peaks and bandwidths, and the part of the plane."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from reports.tables import dtypes
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What bounds a chip on paper: bandwidth by level, nearest first [bytes/s]; peak by name [FLOP/s]."""
+
+    name: str
+    title: str
+    bandwidths: dict[str, float]
+    peaks: dict[str, float]
+    labels: list[str]  # of the results on it
+
+    @property
+    def farthest(self) -> float:
+        return list(self.bandwidths.values())[-1]
+
+    @property
+    def top(self) -> float:
+        return max(self.peaks.values())
+
+
+def distinct_chips(found: dict) -> list[Chip]:
+    """The distinct chips, each with the peaks that any of its results uses."""
+    chips: list[Chip] = []
+    for label, result in found.items():
+        chip = result.accelerator
+        bandwidths = {name: float(level.bandwidth_bytes_per_s) for name, level in chip.memory.items()}
+        peaks = {d: float(chip.peak_flops_per_s(d)) for d in dtypes(result) if result.trace.is_product.any()}
+        if has_vector_ops(result) or not peaks:
+            peaks["vector"] = float(chip.vector_flops_per_s)
+        for known in chips:
+            same = all(known.peaks.get(name, peak) == peak for name, peak in peaks.items())
+            if known.title == chip.title and known.bandwidths == bandwidths and same:
+                known.peaks.update(peaks)
+                known.labels.append(label)
+                break
+        else:
+            chips.append(Chip(chip.name, chip.title, bandwidths, peaks, [label]))
+    return chips
+
+
+def has_vector_ops(result) -> bool:
+    return bool((~result.trace.is_product & (result.flops > 0)).any())
+
+
+@dataclass(frozen=True)
+class View:
+    """The visible part of the plane; `strip` is where that for ops without traffic begins, 0 without one."""
+
+    left: float
+    right: float
+    bottom: float
+    top: float
+    strip: float
+    level: str  # name of the farthest level
+
+    def x(self, intensity):
+        """Intensity as a place on the axis: infinite ones in the middle of the strip."""
+        if not self.strip:
+            return intensity
+        return np.where(np.isfinite(intensity), intensity, math.sqrt(self.strip * self.right))
+
+
+def visible(found: dict, chips: list[Chip]) -> View:
+    x = np.concatenate([[*r.intensity[farthest(r)], r.network_intensity()] for r in found.values()])
+    y = np.concatenate([[*r.attained_flops_per_s, r.attained] for r in found.values()])
+    shown = y > 0
+    far = np.concatenate([x[shown & np.isfinite(x)], [chip.top / chip.farthest for chip in chips]])
+    top = max(chip.top for chip in chips)
+    bottom = min(y[shown].min(initial=top) / 3, top / 1e3)
+    drawn = chips[0].bandwidths.values() if len(chips) == 1 else [chip.farthest for chip in chips]
+    left, right, strip = min(far.min(), top / max(drawn)) / 4, far.max() * 6, 0.0  # the steepest roof shows
+    if not np.isfinite(x[shown]).all():
+        strip, right = right, right * (right / left) ** 0.05
+    names = list(dict.fromkeys(farthest(r) for r in found.values()))
+    return View(left, right, bottom, top * 3, strip, names[0] if len(names) == 1 else "the farthest memory")
+
+
+def farthest(result) -> str:
+    return list(result.accelerator.memory)[-1]
