@@ -1,0 +1,104 @@
+"""How fast the simulator is, on this machine, now: `python tests/benchmarks/speed.py`.
+
+Prints medians of repeated runs with the spread beside them. Machines differ and are shared, so nothing in
+the test suite asserts a time; ratios within one run travel better than seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from simulator import Accelerator, preset, simulate
+from workloads import lstm, network
+
+DESIGNS = 100_000
+
+
+def seconds(function, runs: int) -> list[float]:
+    """Wall times of `runs` calls after one that is not counted."""
+    function()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def fresh_process_seconds(statement: str, runs: int) -> list[float]:
+    """Times a new interpreter reports for `statement`, imports included, interpreter start excluded."""
+    code = f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
+    return [float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(runs)]
+
+
+def random_designs(chip: Accelerator, designs: int, seed: int = 0) -> Accelerator:
+    """`chip` with every number but tile sizes drawn between half and twice its own: designs share nothing."""
+    random = np.random.default_rng(seed)
+    changes = {}
+    for path, value in chip.fields.items():
+        if (
+            not isinstance(value, float)
+            or value == 0
+            or path.startswith(("package", "matrix.tile", "matrix.thin", "matrix.fragment", "matrix.max_split"))
+        ):
+            continue
+        drawn = value * random.uniform(0.5, 2.0, designs)
+        if path.endswith(("sustained", "overlap")):
+            drawn = np.minimum(drawn, 1.0)
+        elif path.endswith(("count", "concurrent_ops")):
+            drawn = np.maximum(1.0, np.round(drawn))
+        changes[path] = drawn
+    return chip.replace(changes)
+
+
+def line(name: str, times: list[float], note: str = "") -> float:
+    """Print one figure: median, minimum, maximum. Returns the median."""
+    median = statistics.median(times)
+    print(f"{name:58s} {median * 1e3:10.3f} ms   (min {min(times) * 1e3:.3f}, max {max(times) * 1e3:.3f})  {note}")
+    return median
+
+
+def main() -> None:
+    """Run every benchmark and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=7, help="repeats of the long ones")
+    runs = parser.parse_args().runs
+    chip = preset("a100-sxm-80gb")
+    print(f"{os.cpu_count()} cores, numpy {np.__version__}, Python {sys.version.split()[0]}")
+
+    line("import numpy", fresh_process_seconds("import numpy", runs))
+    line("import simulator", fresh_process_seconds("import simulator", runs), "target: under 250 ms")
+
+    two_layers = lstm(layers=2, hidden=1024, batch=1, sequence_length=50, dtype="fp16")
+    bert = network("bert-large", dtype="fp16")
+    line("one design, 2-layer LSTM", seconds(lambda: simulate(two_layers, chip), 200), "target: under 1 ms")
+    line("one design, BERT-large", seconds(lambda: simulate(bert, chip), 200), "target: under 1 ms")
+    on_tpu, tpu = network("bert-large", dtype="bf16"), preset("tpu-v4")
+    line("one design, BERT-large on a systolic array", seconds(lambda: simulate(on_tpu, tpu), 200))
+
+    space = random_designs(chip, DESIGNS)
+    median = line(
+        f"{DESIGNS:,} designs x BERT-large, every field different", seconds(lambda: simulate(bert, space), runs)
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"{'':58s} {DESIGNS / median:10,.0f} designs/s, peak memory {peak / 1e9:.2f} GB   target: under 1 s and 1 GB")
+
+    def cost(**sizes) -> float:
+        trace = lstm(hidden=1024, batch=1, dtype="fp16", **sizes)
+        return statistics.median(seconds(lambda: simulate(trace, chip), 100))
+
+    base = cost(layers=2, sequence_length=128)
+    print(f"{'131,072 time steps over 128, same LSTM':58s} {cost(layers=2, sequence_length=131_072) / base:10.2f} x")
+    print(f"{'96 layers over 2, same LSTM':58s} {cost(layers=96, sequence_length=128) / base:10.2f} x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,446 @@
+"""The slow twin of the cost model: one op, one design, plain floats and loops, one function a formula.
+
+Written from the model's description, not from the simulator, and importing nothing from it. A row is one
+dictionary of `trace.rows()`; an accelerator is read through its attributes, all of them scalar.
+Symbols as in the description: S serial steps, R repeats, P path runs, W, X, Y, St, Ca the bytes of weights,
+input, output, state and cache.
+"""
+
+from __future__ import annotations
+
+import math
+
+#: Multiples of the native tile a block may measure, in rows and columns, in order of preference.
+BLOCKINGS = ((1, 1), (1, 4), (4, 1), (2, 2), (2, 4), (4, 2), (4, 4), (4, 8), (8, 4))
+#: How many units may share one product's terms or rows, in order of preference.
+SPLITS = (1, 2, 4, 8, 16)
+#: Bytes of one element.
+SIZES = {
+    "fp64": 8.0,
+    "fp32": 4.0,
+    "tf32": 4.0,
+    "int32": 4.0,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "int16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "int4": 0.5,
+}
+PRODUCTS = ("matmul", "convolution", "attention")
+#: Relative difference below which two ways to cut a product are equally good.
+TIE = 1e-13
+
+
+# -- one row ---------------------------------------------------------------------------------------
+
+
+def is_product(row) -> bool:
+    return row["kind"] in PRODUCTS
+
+
+def activation_size(row) -> float:
+    """Bytes of one element of the first operand."""
+    return SIZES[row["activation_dtype"]]
+
+
+def weight_size(row) -> float:
+    """Bytes of one element of the second operand: stored weights, or activations where there are none."""
+    return SIZES[row["weight_dtype"]] if row["weight_bytes"] > 0 else activation_size(row)
+
+
+def useful(row) -> float:
+    """Share of 2 batch m n k that is computed; below 1 under a mask."""
+    return row["matrix_flops"] / (2.0 * row["batch"] * row["m"] * row["n"] * row["k"])
+
+
+def padding_bytes(row, accelerator) -> float:
+    """By how much the weights grow when they are kept as whole tiles."""
+    matrix = accelerator.matrix
+    stores = matrix.dataflow == "weight-stationary" and matrix.stores_padded_tiles
+    if not (stores and is_product(row) and row["weight_bytes"] > 0):
+        return 0.0
+    n, k = row["n"], row["k"]
+    whole_n = math.ceil(n / matrix.tile_n) * matrix.tile_n
+    whole_k = math.ceil(k / matrix.tile_k) * matrix.tile_k
+    return row["batch"] * (whole_n * whole_k - n * k) * weight_size(row)
+
+
+def padded_weight_bytes(row, accelerator) -> float:
+    return row["weight_bytes"] + padding_bytes(row, accelerator)
+
+
+def first_operand_bytes(row) -> float:
+    plain = row["batch"] * row["m"] * row["k"] * activation_size(row)
+    if row["kind"] == "attention":  # the queries: n holds query and value size
+        return row["batch"] * row["m"] * row["n"] / 2 * activation_size(row)
+    if row["kind"] == "convolution":  # windows overlap: no more than the input itself
+        return min(plain, row["input_bytes"])
+    return plain
+
+
+def second_operand_bytes(row) -> float:
+    """Second operand where it is not a weight."""
+    return 0.0 if row["weight_bytes"] > 0 else row["batch"] * row["k"] * row["n"] * weight_size(row)
+
+
+def stream_bytes(row) -> float:
+    return row["input_bytes"] + row["output_bytes"] + row["state_bytes"] + row["cache_bytes"]
+
+
+def other_bytes(row) -> float:
+    """What a product moves beside its two operands."""
+    return max(0.0, stream_bytes(row) - first_operand_bytes(row) - second_operand_bytes(row))
+
+
+# -- what stays on chip ----------------------------------------------------------------------------
+
+
+def missing(working_set: float, capacity: float) -> float:
+    """Share of a working set that a capacity cannot hold."""
+    return 0.0 if working_set == 0 else max(0.0, 1.0 - capacity / working_set)
+
+
+def loop_of(row, rows) -> list:
+    """The rows that alternate step by step with this one (itself included); none without a recurrence."""
+    if row["serial_steps"] == 1:
+        return []
+    key = ("layer", "phase", "serial_steps")
+    return [other for other in rows if all(other[c] == row[c] for c in key)]
+
+
+def at_once(row) -> float:
+    """How many of a row's runs go on at the same time: layers of a wavefront, directions."""
+    return row["repeats"] / row["path_runs"]
+
+
+def loop_weight_bytes(loop, accelerator) -> float:
+    return sum(padded_weight_bytes(row, accelerator) * at_once(row) for row in loop)
+
+
+def loop_state_bytes(loop) -> float:
+    return sum(row["state_bytes"] * at_once(row) for row in loop)
+
+
+def trains(rows) -> bool:
+    return any(row["phase"] in ("input-gradient", "weight-gradient", "update") for row in rows)
+
+
+def kept_bytes(rows) -> float:
+    """Everything kept for the backward pass; what is computed again there is not kept at the same time."""
+    if not trains(rows):
+        return 0.0
+    return sum(row["repeats"] * row["saved_bytes"] for row in rows if row["phase"] != "recompute")
+
+
+def keeper_capacity(levels, flag: str) -> float:
+    return max((level.capacity_bytes for level in levels if getattr(level, flag)), default=0.0)
+
+
+def missing_weights(row, rows, accelerator, j: int) -> float:
+    """Share of a recurrence's weights that level j has to deliver again each step."""
+    loop = loop_of(row, rows)
+    if j == 0 or not loop:
+        return 1.0
+    nearer = list(accelerator.memory.values())[:j]
+    working_set = loop_weight_bytes(loop, accelerator) + loop_state_bytes(loop)
+    return missing(working_set, keeper_capacity(nearer, "keeps_weights"))
+
+
+def missing_state(row, rows, accelerator, j: int) -> float:
+    """Share of a recurrence's state that has to go to level j and back each step."""
+    loop = loop_of(row, rows)
+    if j == 0 or not loop:
+        return 1.0
+    nearer = list(accelerator.memory.values())[:j]
+    keepers = [level for level in nearer if level.keeps_activations]
+    together = bool(keepers) and keepers[-1].keeps_weights
+    working_set = loop_state_bytes(loop)
+    if together:
+        working_set += loop_weight_bytes(loop, accelerator)
+    return missing(working_set, keeper_capacity(nearer, "keeps_activations"))
+
+
+def missing_activations(row, rows, accelerator, j: int) -> float:
+    """Share of a row's inputs and outputs that pass through level j."""
+    if j == 0:
+        return 1.0
+    nearer = list(accelerator.memory.values())[:j]
+    working_set = max(row["serial_steps"] * (row["input_bytes"] + row["output_bytes"]), kept_bytes(rows))
+    return missing(working_set, keeper_capacity(nearer, "keeps_activations"))
+
+
+def fetched_weight_bytes(row, rows, accelerator, j: int) -> float:
+    """Weights one run fetches from level j: once for all steps where they stay nearer."""
+    again = missing_weights(row, rows, accelerator, j)
+    return padded_weight_bytes(row, accelerator) * (again + (1.0 - again) / row["serial_steps"])
+
+
+# -- products --------------------------------------------------------------------------------------
+
+
+def shared_level(accelerator) -> int:
+    """Number of the first level the whole chip shares."""
+    return next(j for j, level in enumerate(accelerator.memory.values()) if level.scope == "chip")
+
+
+def blocks_to_choose(accelerator) -> list[tuple[float, float]]:
+    """Rows and columns of every block of an output-stationary library, in order of preference."""
+    matrix = accelerator.matrix
+    blocks = [(matrix.tile_m * mult_m, matrix.tile_n * mult_n) for mult_m, mult_n in BLOCKINGS]
+    return [*blocks, (matrix.thin_tile, 4 * matrix.tile_n), (4 * matrix.tile_m, matrix.thin_tile)]
+
+
+def output_stationary(row, accelerator, weights_shared, block_m, block_n, split) -> dict:
+    """One block and split of an output-stationary product."""
+    matrix = accelerator.matrix
+    batch, m, n, k = row["batch"], row["m"], row["n"], row["k"]
+    e_a, e_b = activation_size(row), weight_size(row)
+    rows, cols = math.ceil(m / block_m), math.ceil(n / block_n)
+    depth = math.ceil(k / (matrix.tile_k * split)) * matrix.tile_k * useful(row)
+    blocks = batch * rows * cols * split
+    macs_per_cycle = matrix.macs_per_cycle[row["dtype"]] * matrix.sustained
+    fed_bytes = (min(m, block_m) * e_a + min(n, block_n) * e_b) * depth
+    prologue_s = matrix.prologue_cycles / matrix.clock_hz
+    matrix_block_s = block_m * block_n * depth / macs_per_cycle / matrix.clock_hz + prologue_s
+    feed_block_s = fed_bytes / matrix.feed_bytes_per_cycle / matrix.clock_hz + prologue_s
+    waves = math.ceil(blocks / matrix.count)
+    partial_sums = 8.0 * split * batch * m * n if split > 1 else 0.0
+    second = weights_shared + second_operand_bytes(row)
+    return {
+        "matrix_s": waves * matrix_block_s,
+        "feed_s": waves * feed_block_s,
+        "busy_s": blocks / matrix.count * max(matrix_block_s, feed_block_s),
+        "shared_bytes": first_operand_bytes(row) * cols + second * rows + other_bytes(row) + partial_sums,
+    }
+
+
+def weight_stationary(row, accelerator, weights_shared, split) -> dict:
+    """One split of a weight-stationary product."""
+    matrix = accelerator.matrix
+    batch, m, n, k = row["batch"], row["m"], row["n"], row["k"]
+    passes = batch * math.ceil(k / matrix.tile_k) * math.ceil(n / matrix.tile_n)
+    streamed = math.ceil(m / (matrix.tile_m * split)) * matrix.tile_m * useful(row)
+    macs_per_cycle = matrix.macs_per_cycle[row["dtype"]] * matrix.sustained
+    cycles = streamed * matrix.tile_k * matrix.tile_n / macs_per_cycle
+    fed_cycles = streamed * matrix.tile_k * activation_size(row) / matrix.feed_bytes_per_cycle
+    fed_cycles = max(fed_cycles, matrix.load_cycles)
+    waves = passes * split / matrix.count
+    fill = matrix.tile_k + matrix.tile_n + matrix.prologue_cycles
+    second = weights_shared + second_operand_bytes(row)
+    first = first_operand_bytes(row) * math.ceil(n / matrix.tile_n)
+    return {
+        "matrix_s": (math.ceil(waves) * cycles + fill) / matrix.clock_hz,
+        "feed_s": (math.ceil(waves) * fed_cycles + fill) / matrix.clock_hz,
+        "busy_s": (waves * max(cycles, fed_cycles) + fill) / matrix.clock_hz,
+        "shared_bytes": first + second * split + other_bytes(row),
+    }
+
+
+def product_candidates(row, rows, accelerator) -> list[dict]:
+    """Every way to cut the product, in order of preference."""
+    matrix = accelerator.matrix
+    weights_shared = fetched_weight_bytes(row, rows, accelerator, shared_level(accelerator))
+    if matrix.dataflow == "weight-stationary":
+        return [weight_stationary(row, accelerator, weights_shared, split) for split in SPLITS]
+    return [
+        output_stationary(row, accelerator, weights_shared, block_m, block_n, split)
+        for block_m, block_n in blocks_to_choose(accelerator)
+        for split in SPLITS
+        if split <= matrix.max_split
+    ]
+
+
+def judged_s(candidate, accelerator) -> float:
+    """What a way to cut the product is judged by: the longer of units and shared memory."""
+    shared = list(accelerator.memory.values())[shared_level(accelerator)]
+    memory_s = candidate["shared_bytes"] / (shared.bandwidth_bytes_per_s * shared.sustained)
+    return max(candidate["matrix_s"], candidate["feed_s"], memory_s)
+
+
+def product(row, rows, accelerator, like=None) -> dict:
+    """The first of the best ways to cut the product.
+
+    Two ways may be equally good, and then rounding decides which of them an implementation takes. `like`, a
+    (matrix_s, shared_bytes) it found, picks the nearest to it among the ways that tie to within `TIE`.
+    """
+    candidates = product_candidates(row, rows, accelerator)
+    # what it keeps from other ops when they run beside it: the most frugal way, not the quickest
+    frugal = {
+        "busy_s": min(candidate["busy_s"] for candidate in candidates),
+        "least_shared_bytes": min(candidate["shared_bytes"] for candidate in candidates),
+    }
+    least_s = min(judged_s(candidate, accelerator) for candidate in candidates)
+    if like is None:
+        return next(c for c in candidates if judged_s(c, accelerator) == least_s) | frugal
+    tied = [c for c in candidates if judged_s(c, accelerator) <= least_s * (1 + TIE)]
+    matrix_s, shared_bytes = like
+    nearest = min(tied, key=lambda c: abs(c["matrix_s"] / matrix_s - 1) + abs(c["shared_bytes"] / shared_bytes - 1))
+    return nearest | frugal
+
+
+# -- bytes at each level ---------------------------------------------------------------------------
+
+
+def reread_bytes(row, accelerator, capacity: float) -> float:
+    """What a product fetches more than once because the level nearer holds only `capacity`."""
+    batch = row["batch"]
+    a = first_operand_bytes(row) / batch
+    b = (padded_weight_bytes(row, accelerator) + second_operand_bytes(row)) / batch
+    side = math.sqrt(capacity / (3.0 * max(activation_size(row), weight_size(row))))
+    ways = (
+        a + b * max(1.0, a / capacity),
+        b + a * max(1.0, b / capacity),
+        a * max(1.0, row["n"] / side) + b * max(1.0, row["m"] / side),
+    )
+    return batch * (min(ways) - (a + b))
+
+
+def fragment_bytes(row, accelerator) -> float:
+    """What the units of a product read from their private memory, a fragment of the result at a time."""
+    matrix = accelerator.matrix
+    rows = matrix.tile_m if matrix.fragment_m is None else matrix.fragment_m
+    columns = matrix.tile_n if matrix.fragment_n is None else matrix.fragment_n
+    first = first_operand_bytes(row) * max(1.0, row["n"] / columns)
+    second = (padded_weight_bytes(row, accelerator) + second_operand_bytes(row)) * max(1.0, row["m"] / rows)
+    return first + second + other_bytes(row)
+
+
+def level_bytes(row, rows, accelerator, j: int, found) -> float:
+    """Bytes one run moves at level j; `found` is the way taken to cut a product."""
+    levels = list(accelerator.memory.values())
+    shared = shared_level(accelerator)
+    if j <= shared and not is_product(row):
+        return padded_weight_bytes(row, accelerator) + stream_bytes(row)
+    if j < shared:
+        return fragment_bytes(row, accelerator)
+    if j == shared:
+        return found["shared_bytes"]
+    moved = row["input_bytes"] + row["output_bytes"]
+    written_for_training = min(row["saved_bytes"], moved) if trains(rows) else 0.0
+    total = (
+        fetched_weight_bytes(row, rows, accelerator, j)
+        + max(moved * missing_activations(row, rows, accelerator, j), written_for_training)
+        + row["state_bytes"] * missing_state(row, rows, accelerator, j)
+        + row["cache_bytes"]
+    )
+    if is_product(row):
+        total += reread_bytes(row, accelerator, levels[j - 1].capacity_bytes)
+    return total
+
+
+# -- bounds and time -------------------------------------------------------------------------------
+
+
+def vector_s(row, accelerator) -> float:
+    vector = accelerator.vector
+    return row["vector_flops"] / (vector.count * vector.clock_hz * vector.flops_per_cycle * vector.sustained)
+
+
+def special_s(row, accelerator) -> float:
+    vector = accelerator.vector
+    return row["special_ops"] / (vector.count * vector.clock_hz * vector.special_per_cycle * vector.sustained)
+
+
+def link_s(row, accelerator) -> float:
+    if row["kind"] != "collective":
+        return 0.0
+    return row["input_bytes"] / accelerator.link.bandwidth_bytes_per_s + accelerator.link.latency_s
+
+
+def latency_s(row, accelerator) -> float:
+    """Fixed cost of one run."""
+    last = list(accelerator.memory.values())[-1]
+    launch, steps = accelerator.latency.launch_s, row["serial_steps"]
+    if accelerator.abilities.persistent_recurrence and steps > 1:
+        launch = launch / steps
+    return launch + last.latency_s + (accelerator.latency.step_s if steps > 1 else 0.0)
+
+
+def op_cost(row, rows, accelerator, like=None) -> dict:
+    """Everything about one run of one op: bytes, bounds, the binding one, time, residence of weights.
+
+    `like` settles ties, see `product`.
+    """
+    levels = accelerator.memory
+    found = {"matrix_s": 0.0, "feed_s": 0.0, "busy_s": 0.0, "least_shared_bytes": None}
+    if is_product(row):
+        found = product(row, rows, accelerator, like)
+    traffic = {name: level_bytes(row, rows, accelerator, j, found) for j, name in enumerate(levels)}
+    computing = {
+        "matrix": found["matrix_s"],
+        "feed": found["feed_s"],
+        "vector": vector_s(row, accelerator),
+        "special": special_s(row, accelerator),
+    }
+    moving = {name: traffic[name] / (level.bandwidth_bytes_per_s * level.sustained) for name, level in levels.items()}
+    if accelerator.link is not None:
+        moving["link"] = link_s(row, accelerator)
+    fixed = latency_s(row, accelerator)
+    bounds = computing | moving | {"latency": fixed}
+    near = list(levels)[: shared_level(accelerator) + 1]
+    on_chip = max(*computing.values(), *(moving[name] for name in near))
+    off_chip = max((moving[name] for name in moving if name not in near), default=0.0)
+    busy = bounds | {"matrix": found["busy_s"]}
+    if found["least_shared_bytes"] is not None:
+        shared = levels[near[-1]]
+        busy[near[-1]] = found["least_shared_bytes"] / (shared.bandwidth_bytes_per_s * shared.sustained)
+    resident = math.nan
+    if row["serial_steps"] > 1 and row["weight_bytes"] > 0:
+        resident = 1.0 - missing_weights(row, rows, accelerator, len(levels) - 1)
+    return {
+        "traffic_bytes": traffic,
+        "bounds_s": bounds,
+        "busy_s": {name: busy[name] for name in busy if name not in ("feed", "latency")},
+        "time_s": max(on_chip, off_chip) + (1.0 - accelerator.abilities.overlap) * min(on_chip, off_chip) + fixed,
+        "bound": max(bounds, key=bounds.get),  # the first of equals
+        "resident": resident,
+    }
+
+
+def costed_rows(trace, accelerator) -> list[dict]:
+    """The rows the accelerator runs: elementwise work merged into products where it can fuse."""
+    return (trace.fused if accelerator.abilities.fuses_elementwise else trace).rows()
+
+
+def op_costs(trace, accelerator, like=None) -> list[dict]:
+    """`op_cost` of every row; `like` has one (matrix_s, shared_bytes) a row."""
+    rows = costed_rows(trace, accelerator)
+    like = [None] * len(rows) if like is None else like
+    return [op_cost(row, rows, accelerator, taken) for row, taken in zip(rows, like, strict=True)]
+
+
+# -- the whole -------------------------------------------------------------------------------------
+
+
+def dependency_levels(rows) -> list[list[int]]:
+    """Row numbers by depth: no row waits for another of its own level."""
+    depth = []
+    for row in rows:
+        depth.append(1 + max((depth[w] for w in row["after"]), default=-1))
+    return [[i for i, d in enumerate(depth) if d == level] for level in range(max(depth) + 1)]
+
+
+def level_s(members, rows, costs, accelerator) -> float:
+    """Time of rows that do not wait for each other: the longest path, the busiest resource, the queue."""
+    longest = max(rows[i]["path_runs"] * costs[i]["time_s"] for i in members)
+    queue = sum(rows[i]["repeats"] * costs[i]["time_s"] for i in members) / accelerator.abilities.concurrent_ops
+    resources = costs[0]["busy_s"]
+    busy = [sum(rows[i]["repeats"] * costs[i]["busy_s"][name] for i in members) for name in resources]
+    return max(longest, queue, *busy)
+
+
+def totals(trace, accelerator, costs=None) -> dict:
+    """Serial time, critical path and latency of one execution of the trace. [s]"""
+    rows = costed_rows(trace, accelerator)
+    costs = op_costs(trace, accelerator) if costs is None else costs
+    serial = sum(row["repeats"] * cost["time_s"] for row, cost in zip(rows, costs, strict=True))
+    levels = dependency_levels(rows)
+    path = sum(max(rows[i]["path_runs"] * costs[i]["time_s"] for i in members) for members in levels)
+    in_series = all(len(members) == 1 for members in levels)
+    in_series = in_series and all(row["path_runs"] == row["repeats"] for row in rows)
+    if in_series or accelerator.abilities.concurrent_ops == 1:
+        latency = serial
+    else:
+        latency = sum(level_s(members, rows, costs, accelerator) for members in levels)
+    return {"serial_s": serial, "critical_path_s": path, "latency_s": latency}
