@@ -179,10 +179,13 @@ def _column(values: np.ndarray) -> np.ndarray:
 def _recurrences(trace: Trace) -> tuple[np.ndarray, int]:
     """For each row the number of its recurrence, -1 outside one, (ops, 1); and how many there are.
 
-    Rows of one layer and phase with the same number of serial steps alternate step by step."""
+    Rows of one layer and phase with the same number of serial steps alternate step by step. A single step is a
+    recurrence too where it has state, lest two steps be quicker; the moments of an optimiser are not such state.
+    """
     keys = zip(trace.layer.tolist(), trace.phase.tolist(), trace.serial_steps.tolist(), strict=True)
+    within = (trace.serial_steps > 1) | ((trace.state_bytes > 0) & (trace.phase != "update"))
     numbers: dict[tuple, int] = {}
-    loop = [numbers.setdefault(key, len(numbers)) if key[2] > 1 else -1 for key in keys]
+    loop = [numbers.setdefault(key, len(numbers)) if part else -1 for key, part in zip(keys, within, strict=True)]
     return np.array(loop)[:, None], len(numbers)
 
 

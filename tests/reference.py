@@ -101,12 +101,17 @@ def missing(working_set: float, capacity: float) -> float:
     return 0.0 if working_set == 0 else max(0.0, 1.0 - capacity / working_set)
 
 
+def recurs(row) -> bool:
+    """Whether a row is part of a recurrence, be it of a single step with state."""
+    return row["serial_steps"] > 1 or (row["state_bytes"] > 0 and row["phase"] != "update")
+
+
 def loop_of(row, rows) -> list:
     """The rows that alternate step by step with this one (itself included); none without a recurrence."""
-    if row["serial_steps"] == 1:
+    if not recurs(row):
         return []
     key = ("layer", "phase", "serial_steps")
-    return [other for other in rows if all(other[c] == row[c] for c in key)]
+    return [other for other in rows if recurs(other) and all(other[c] == row[c] for c in key)]
 
 
 def at_once(row) -> float:
