@@ -379,8 +379,11 @@ class Accelerator:
     def describe(self) -> list[dict]:
         """One dictionary a field: path, value, meaning, source, basis; for tables and the command line."""
         rows = []
+        meaningless = {f"matrix.{name}" for name in _meaningless({"dataflow": self.matrix.dataflow})}
+        farthest = list(self.memory)[-1]  # it keeps everything
+        meaningless |= {f"memory.{farthest}.keeps_weights", f"memory.{farthest}.keeps_activations"}
         for path, value in self.fields.items():
-            if value is None:
+            if value is None or path in meaningless:
                 continue
             cited = self.citations.get(path, Citation("", ""))
             rows.append(
@@ -443,7 +446,8 @@ def load_accelerator(path) -> Accelerator:
             f"{where}: unknown section {min(unknown)!r}{nearest(min(unknown), [*SECTIONS, 'memory'])}"
         )
     for section, kind in SECTIONS.items():
-        _refuse_missing(sections.get(section), kind, where, section)
+        neutral = _meaningless(sections["matrix"]) if section == "matrix" else ()
+        _refuse_missing(sections.get(section), kind, where, section, neutral)
     if not isinstance(sections["memory"], Mapping):
         raise AcceleratorError(f"{where}: memory: a table is expected, got {sections['memory']!r}")
     farthest = list(sections["memory"])[-1:]
@@ -527,16 +531,23 @@ def _refuse_missing(values, kind: type, where: str, section: str, neutral: Seque
             raise AcceleratorError(f"{where}: unknown field {f'{section}.{key}'!r}{nearest(key, names)}")
     for item in dataclasses.fields(kind):
         optional = item.metadata.get("rule", {}).get("optional")
-        if item.name not in (*values, *_DATAFLOW_ONLY, *neutral) and not optional:
+        if item.name not in (*values, *neutral) and not optional:
             raise AcceleratorError(f"{where}: {section}.{item.name} is missing")
 
 
-_DATAFLOW_ONLY = (
-    "load_cycles",
-    "stores_padded_tiles",
-    "max_split",
-    "thin_tile",
-)  # their neutral default is the other dataflow's
+#: Fields of the matrix units that mean something under one dataflow only; under the other they may be left out.
+_ONLY_OF = {
+    "output-stationary": ("thin_tile", "fragment_m", "fragment_n", "max_split"),
+    "weight-stationary": ("load_cycles", "stores_padded_tiles"),
+}
+
+
+def _meaningless(matrix) -> tuple[str, ...]:
+    """Fields that mean nothing under the dataflow of a [matrix] table; none where that is not a known one."""
+    dataflow = matrix.get("dataflow", DATAFLOWS[0]) if isinstance(matrix, Mapping) else None
+    return tuple(
+        name for known, names in _ONLY_OF.items() if dataflow in DATAFLOWS and known != dataflow for name in names
+    )
 
 
 # -- validation ------------------------------------------------------------------------------------

@@ -560,6 +560,7 @@ def document() -> dict[str, dict[str, str] | str]:
             "prologue_cycles": number(100),
             "sustained": number(0.9),
             "max_split": number(8),
+            "thin_tile": number(8),
         },
         "matrix.macs_per_cycle": {"fp16": number(256)},
         "vector": {

@@ -356,11 +356,16 @@ def test_one_accelerator_shows_every_number_with_its_source(run, name):
     out = done(run("accelerators", name))
     rows = {line.split()[0]: line for line in out.split("\n\n", 1)[1].splitlines()[1:]}
     device = preset(name)
+    # two families share an assumption that means nothing to their output-stationary members
+    assert device.citations.keys() - rows.keys() <= {"matrix.stores_padded_tiles"}
     for path, citation in device.citations.items():
+        if path not in rows:
+            continue
         assert citation.source in rows[path], path
         assert citation.basis in rows[path], path
-    numbers = {path for path, value in device.fields.items() if value is not None}
-    assert set(rows) == numbers
+    assert set(rows) == {row["field"] for row in device.describe()}
+    without = [path for path in rows if path not in device.citations]
+    assert all(isinstance(device.fields[path], str) for path in without), "a number without a source"
 
 
 # -- help and version --------------------------------------------------------------------------------
