@@ -461,6 +461,18 @@ def test_fusion_writes_what_is_kept(trace):
     assert lost <= spared * (1 + 1e-12)
 
 
+def test_weights_do_not_merge_into_a_product_of_two_activations():
+    """A position bias added to scores would make the keys look like weights."""
+    scores = {"layer": "a", "op": "scores", "kind": "matmul", "batch": 2, "m": 4, "n": 4, "k": 8, "matrix_flops": 512}
+    scores |= {"input_bytes": 256, "output_bytes": 64}
+    bias = {"layer": "a", "op": "bias", "kind": "elementwise", "vector_flops": 32, "weight_bytes": 64, "parameters": 16}
+    bias |= {"input_bytes": 64, "output_bytes": 64}
+    trace = Trace.from_rows([scores, bias])
+    assert trace.fused is trace
+    weighted = Trace.from_rows([scores | {"weight_bytes": 128, "parameters": 32}, bias])
+    assert len(weighted.fused) == 1
+
+
 # -- path length -------------------------------------------------------------------------------------
 
 

@@ -384,6 +384,8 @@ class Trace:
             root = host[producer]
             others_done = all(w < root for w in waits_for if w != producer)
             alike = same[producer] == same[row] and (not self.parameters[row] or weights[row] == weights[root])
+            # weights would turn a product of two activations into one of an activation and weights
+            alike = alike and (self.weight_bytes[root] > 0 or not self.weight_bytes[row])
             if self.is_product[root] and followers[producer] == 1 and alike and others_done:
                 host[row] = root
         return np.array(host)
