@@ -1,5 +1,7 @@
 """Workloads: networks as traces, tables of ops. Nothing here knows of hardware."""
 
+import importlib
+
 from workloads.attention import attention, decoder_block, encoder_block, encoder_decoder, mlp, transformer
 from workloads.blocks import (
     collective,
@@ -33,6 +35,10 @@ __all__ = [
     "embedding",
     "encoder_block",
     "encoder_decoder",
+    "from_onnx",
+    "from_profile",
+    "from_table",
+    "from_torch",
     "gru",
     "linear",
     "lstm",
@@ -49,3 +55,12 @@ __all__ = [
     "transformer",
     "vocabulary_projection",
 ]
+
+#: Loaded on first use: reading other people's files and modules takes more code than most runs need.
+_ON_FIRST_USE = ["from_onnx", "from_profile", "from_table", "from_torch"]
+
+
+def __getattr__(name: str):
+    if name in _ON_FIRST_USE:
+        return getattr(importlib.import_module("workloads.importers"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -46,7 +46,7 @@ def output_length(length: int, kernel: int, stride: int = 1, padding: int | str 
     return spare // stride + 1
 
 
-def _product(
+def implicit_product(
     where: str, channels: int, filters: int, inputs: int, outputs: int, taps: int, groups: int, batch: int,
     bias: bool, layer: str, op: str, types: Types,
 ) -> dict:  # fmt: skip
@@ -106,7 +106,7 @@ def conv2d(
     extents = zip((height, width), kernels, strides, paddings, dilations, strict=True)
     rows, columns = (output_length(*extent) for extent in extents)
     taps = kernels[0] * kernels[1]
-    return _product(
+    return implicit_product(
         "conv2d", channels, filters, height * width, rows * columns, taps, groups, batch, bias, layer, op, types
     )
 
@@ -135,7 +135,7 @@ def conv1d(
     `reach_ahead` = what remains of it. Errors as for `conv2d`.
     """
     outputs = output_length(length, kernel, stride, padding, dilation)
-    row = _product("conv1d", channels, filters, length, outputs, kernel, groups, batch, bias, layer, op, types)
+    row = implicit_product("conv1d", channels, filters, length, outputs, kernel, groups, batch, bias, layer, op, types)
     span = dilation * (kernel - 1)
     back = min(_padding("conv1d", padding, kernel, dilation)[0], span)
     return row | {"reach_back": back, "reach_ahead": span - back}
