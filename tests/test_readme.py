@@ -30,6 +30,15 @@ def test_ten_lines_print_what_the_readme_shows():
     assert out.getvalue().rstrip() == printed.rstrip()
 
 
+@pytest.mark.torch
+def test_the_module_example_runs():
+    pytest.importorskip("torch", reason="needs torch: pip install 'rooftrace[torch]'")
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(fenced("python")[1], "README.md", "exec"), {})
+    assert out.getvalue().startswith("Result('LSTM' on 'v100-sxm': latency ")
+
+
 def published() -> dict[str, float]:
     with open(ROOT / "tests" / "papers" / "tpu_v1.csv", encoding="utf-8", newline="") as file:
         return {row["network"]: float(row["tera_ops_per_s"]) for row in csv.DictReader(file)}

@@ -7,6 +7,7 @@ the test suite asserts a time; ratios within one run travel better than seconds.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import resource
 import statistics
@@ -94,6 +95,21 @@ def main() -> None:
     def cost(**sizes) -> float:
         trace = lstm(hidden=1024, batch=1, dtype="fp16", **sizes)
         return statistics.median(seconds(lambda: simulate(trace, chip), 100))
+
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
+        module = (
+            "import torch; from transformers import {0}Config as C, {0}Model as M; from workloads import from_torch; "
+        )
+        module += (
+            "{1}; torch.set_default_device('meta'); m = M(C({2})); from_torch(m, torch.zeros(1, 512, dtype=torch.long))"
+        )
+        bert_large = "hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096"
+        llama_70b = "hidden_size=8192, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8, "
+        llama_70b += "intermediate_size=28672"
+        start = "import time; start = time.perf_counter()"
+        for name, kind, sizes in (("BERT-large", "Bert", bert_large), ("Llama-70B", "Llama", llama_70b)):
+            times = fresh_process_seconds(module.format(kind, start, sizes), min(runs, 3))
+            line(f"PyTorch module to trace, {name}", times, "targets: BERT-large 5 s, Llama-70B 20 s")
 
     base = cost(layers=2, sequence_length=128)
     print(f"{'131,072 time steps over 128, same LSTM':58s} {cost(layers=2, sequence_length=131_072) / base:10.2f} x")
