@@ -22,7 +22,9 @@ from reports import export
 from reports.arguments import ReportError, labelled, output_path, write_text
 from reports.cli_arguments import STDOUT, UsageError, parser
 from reports.explain import percent
-from reports.requests import TRACE_SUFFIXES, Workload, chip
+from reports.measured import compare_table, measured_summary
+from reports.requests import Workload, chip
+from reports.sources import TRACE_SUFFIXES, kind_of
 from reports.tables import comparison_table, header, op_table, summary_table, table
 from reports.units import UnitError, field_unit, format_exact, format_quantity
 from simulator import AcceleratorError, load_accelerator, preset, presets, simulate
@@ -74,23 +76,31 @@ def _command(argv: list[str]) -> int:
 def _run(options) -> int:
     _check_outputs(options, "chart", "breakdown", "csv", "json")
     accelerator, changes = chip(options.on, options.set)
-    trace, note = _workload(options.network, options).trace_for(accelerator)
-    _note(note)
+    workload = _workload(options.network, options)
+    trace, note = workload.trace_for(accelerator)
+    _notes(workload, note)
+    profile = workload.profile
+    if profile is not None and accelerator.abilities.fuses_elementwise:
+        field = "abilities.fuses_elementwise"
+        accelerator, changes = accelerator.replace({field: False}), changes | {field: False}
+        _note(f"{field} of {accelerator.name} is false here: the profile measured elementwise work by itself")
     result = _simulated(trace, accelerator)
     if options.chart or options.breakdown:
         from reports import charts
 
         if options.chart:
-            charts.save(charts.roofline(result), options.chart)
+            charts.save(charts.roofline(result, measured=profile), options.chart)
         if options.breakdown:
             charts.save(charts.breakdown(result), options.breakdown)
     _write(options.csv, lambda: export.to_csv(export.op_rows(result)))
-    _write(options.json, lambda: export.to_json(export.result_document(result, changes)))
+    _write(options.json, lambda: export.to_json(export.result_document(result, changes, profile)))
     if STDOUT in (options.csv, options.json):
         for warning in result.warnings:
             _note(warning, "warning")
         return 0
     _print(header(result), "", summary_table(result), "", op_table(result, options.top))
+    if profile is not None:
+        _print("", measured_summary(profile), "", compare_table(profile, result, options.top))
     return 0
 
 
@@ -98,11 +108,10 @@ def _compare(options) -> int:
     _check_outputs(options, "chart", "breakdown", "csv", "json")
     chips = [chip(name, options.set) for name in options.on]
     results, changes = [], []
-    for name in options.networks:
-        workload = _workload(name, options)
+    for workload in _workloads(options.networks, options):
         for accelerator, changed in chips:
             trace, note = workload.trace_for(accelerator)
-            _note(note)
+            _notes(workload if accelerator is chips[0][0] else None, note)
             results.append(_simulated(trace, accelerator))
             changes.append(changed)
     if options.chart or options.breakdown:
@@ -176,7 +185,9 @@ def _trace(options) -> int:
     place = output_path(options.out)
     if not str(options.out).lower().endswith(TRACE_SUFFIXES):
         raise UsageError(f"argument --out: a trace is a {', '.join(TRACE_SUFFIXES)} file, got {options.out!r}")
-    trace = _workload(options.network, options).trace()
+    workload = _workload(options.network, options)
+    trace = workload.trace()
+    _notes(workload)
     trace.save(place)
     _print(f"{options.out}: {trace!r}")
     return 0
@@ -189,12 +200,24 @@ COMMANDS = {"run": _run, "compare": _compare, "networks": _networks, "accelerato
 
 
 def _workload(name: str, options) -> Workload:
+    return _workloads([name], options)[0]
+
+
+def _workloads(names: Sequence[str], options) -> list[Workload]:
+    """The networks with the settings of the command line; --dims goes to those that take it."""
     settings = {setting: getattr(options, setting) for setting in SETTINGS if getattr(options, setting) is not None}
     for setting, value in options.option:
         if setting in settings:
             raise UsageError(f"argument --option: {setting} is given twice")
         settings[setting] = value
-    return Workload(name, settings, options.training)
+    dims: dict[str, object] = {}
+    for given in options.dims:
+        for dim in given:
+            if dim in dims:
+                raise UsageError(f"argument --dims: {dim} is given twice")
+        dims |= given
+    takers = [name for name in names if kind_of(name) == "onnx"] or names
+    return [Workload(name, settings, options.training, dims if name in takers else {}) for name in names]
 
 
 def _check_outputs(options, *names: str) -> None:
@@ -271,6 +294,12 @@ def _print(*lines: str) -> None:
 def _note(text: str, kind: str = "note") -> None:
     if text:
         print(f"rooftrace: {kind}: {text}", file=sys.stderr)
+
+
+def _notes(workload: Workload | None, note: str = "") -> None:
+    for warning in workload.warnings if workload else ():
+        _note(warning, "warning")
+    _note(note)
 
 
 def _failed(message: str) -> int:

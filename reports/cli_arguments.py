@@ -7,9 +7,15 @@ import re
 import sys
 
 from reports import export
-from reports.requests import TRACE_SUFFIXES
+from reports.sources import TRACE_SUFFIXES
 
 STDOUT = "-"
+#: The files a network may be in.
+FORMS = (
+    "a trace (.csv, .json, .parquet), a SCALE-Sim topology (.csv), an ONNX model (.onnx), a profile of PyTorch (.json, "
+    ".json.gz: measured times are shown too) or of Nsight Compute (.csv), or my_module.py:build, a function that "
+    "returns a PyTorch module and its example inputs (a tensor, or a tuple); the Python file is executed"
+)
 
 
 class UsageError(ValueError):
@@ -61,6 +67,22 @@ def _setting(text: str) -> tuple[str, object]:
     return name.replace("-", "_"), value
 
 
+def _dims(text: str) -> dict[str, int | tuple[int, ...]]:
+    """Sizes by name, "batch=8,seq=128"; of a tensor all its sizes, "x=8x128"."""
+    found: dict[str, int | tuple[int, ...]] = {}
+    for part in text.split(","):
+        name, value = _pair(part)
+        if not re.fullmatch(r"\d{1,18}(x\d{1,18})*", value):
+            raise argparse.ArgumentTypeError(f"{name} must be a whole number, or several as 8x128, got {value!r}")
+        sizes = tuple(int(size) for size in value.split("x"))
+        if name in found:
+            raise argparse.ArgumentTypeError(f"{name} is given twice")
+        if min(sizes) < 1:
+            raise argparse.ArgumentTypeError(f"{name} must be 1 or more, got {value!r}")
+        found[name] = sizes if len(sizes) > 1 else sizes[0]
+    return found
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line. Its `error` raises `UsageError`; help and version leave by `SystemExit`."""
     top = _Parser(
@@ -87,8 +109,11 @@ def parser() -> argparse.ArgumentParser:
         "rooftrace run bert-large --on a100-sxm-80gb --training adam --top 10",
         "rooftrace run bert-large --on v100-sxm --set memory.dram.bandwidth=2TB/s matrix.clock=900MHz",
         "rooftrace run my-trace.csv --on my-chip.toml --json -",
+        "rooftrace run model.onnx --on h100-sxm --dims batch=8,seq=128",
+        "rooftrace run profile.json.gz --on v100-sxm --chart measured.png",
+        "rooftrace run my_module.py:build --on a100-sxm-80gb --training",
     )
-    run.add_argument("network", metavar="NETWORK|FILE", help="a network by name, or a trace (.csv, .json, .parquet)")
+    run.add_argument("network", metavar="NETWORK|FILE", help=f"a network by name, or in a file: {FORMS}")
     run.add_argument("--on", required=True, metavar="CHIP|FILE", help="a preset by name, or a chip (.toml)")
     _add_settings(run)
     _add_set(run)
@@ -101,8 +126,9 @@ def parser() -> argparse.ArgumentParser:
         "networks on chips side by side",
         "rooftrace compare lstm-zaremba-large transformer-big --on v100-sxm a100-sxm-80gb h100-sxm",
         "rooftrace compare bert-large --on h100-sxm tpu-v4 mi300x --batch 32 --chart compare.png",
+        "rooftrace compare model.onnx my_module.py:build --on v100-sxm h100-sxm --dims batch=8",
     )
-    compare.add_argument("networks", nargs="+", metavar="NETWORK|FILE", help="networks by name, or traces")
+    compare.add_argument("networks", nargs="+", metavar="NETWORK|FILE", help="networks by name, or files, as for run")
     compare.add_argument(
         "--on", required=True, nargs="+", metavar="CHIP|FILE", help="presets by name, or chips (.toml)"
     )
@@ -134,8 +160,9 @@ def parser() -> argparse.ArgumentParser:
         "write a network's trace, one row a distinct op",
         "rooftrace trace gnmt --out gnmt.csv",
         "rooftrace trace gpt2-small --training adam --out step.json.gz",
+        "rooftrace trace model.onnx --dims batch=8,seq=128 --out model.csv",
     )
-    trace.add_argument("network", metavar="NETWORK|FILE", help="a network by name, or a trace")
+    trace.add_argument("network", metavar="NETWORK|FILE", help="a network by name, or a file, as for run")
     trace.add_argument("--out", required=True, metavar="FILE", help=f"the file to write: {', '.join(TRACE_SUFFIXES)}")
     _add_settings(trace)
     return top
@@ -173,6 +200,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--cache-length", type=_whole(0), metavar="N", help="positions in the cache already")
     group.add_argument(
         "--training", nargs="?", const="sgd", choices=("sgd", "adam"), metavar="sgd|adam", help="a training step (sgd)"
+    )
+    group.add_argument(
+        "--dims",
+        nargs="+",
+        action="extend",
+        default=[],
+        type=_dims,
+        metavar="NAME=N,...",
+        help="sizes of the dynamic dimensions of an ONNX model: batch=8,seq=128",
     )
     group.add_argument(
         "--option",

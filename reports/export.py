@@ -11,6 +11,7 @@ from importlib import metadata
 
 from reports.arguments import labelled, single
 from reports.explain import dominant_bound
+from reports.measured import compare_rows
 from reports.tables import dtypes
 
 #: Raised whenever a key or column changes its name or meaning, or goes; new ones may appear at any time.
@@ -33,7 +34,7 @@ def version() -> str:
         return "unknown"
 
 
-def result_document(result, changes: Mapping[str, object] | None = None) -> dict:
+def result_document(result, changes: Mapping[str, object] | None = None, profile=None) -> dict:
     """A result of one design as plain numbers, lists and dictionaries: what `rooftrace run --json` writes.
 
     SI units in the keys' names; shares and utilisations are 0 to 1; null where a number does not apply or is
@@ -52,8 +53,10 @@ def result_document(result, changes: Mapping[str, object] | None = None) -> dict
       vector_flops, special_ops (one run), traffic_bytes {memory level: bytes of one run}, intensity_flops_per_byte
       {memory level: FLOP/byte}, attained_flops_per_s, utilisation (of the peak of the unit used), roof_fraction,
       resident (share of recurrent weights kept on chip; null outside a recurrence)
+    - measured (only with the `profile` the trace was read from): device, recorded_s, attributed (share of it in
+      operators with a known cost), executions, ops: the rows of `reports.measured.compare_rows`
 
-    Raises `ReportError` for an array of designs.
+    Raises `ReportError` for an array of designs, and for a profile of another trace.
     """
     trace, chip = single(result).trace, result.accelerator
     document = {
@@ -77,6 +80,14 @@ def result_document(result, changes: Mapping[str, object] | None = None) -> dict
         "summary": _summary(result),
         "ops": _ops(result),
     }
+    if profile is not None:
+        document["measured"] = {
+            "device": profile.device,
+            "recorded_s": profile.total_s,
+            "attributed": profile.attributed,
+            "executions": profile.executions,
+            "ops": compare_rows(profile, result),
+        }
     return _plain(document)
 
 

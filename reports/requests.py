@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from reports.arguments import ReportError
+from reports.sources import Source, kind_of, read
 from reports.units import parse_field
 from simulator import Accelerator, load_accelerator, preset
 from workloads import Trace, network, network_info
 from workloads.trace import element_bytes, nearest
 
-TRACE_SUFFIXES = (".csv", ".json", ".parquet", ".csv.gz", ".json.gz")
 CHIP_SUFFIXES = (".toml",)
 #: Bits of the float types, narrowest first: what a network may run in when the chip lacks its own type.
 FLOAT_BITS = {"fp8": 8, "fp16": 16, "bf16": 16, "tf32": 19, "fp32": 32, "fp64": 64}
@@ -19,13 +20,19 @@ FLOAT_BITS = {"fp8": 8, "fp16": 16, "bf16": 16, "tf32": 19, "fp32": 32, "fp64": 
 
 @dataclass(frozen=True)
 class Workload:
-    """A network by name with `settings` on top of its own, or a trace file; trained when `optimiser` is given."""
+    """A network by name with `settings` on top of its own, or one in a file (see `reports.sources`), which has none.
+
+    Trained when `optimiser` is given. `dims`: sizes of the dynamic dimensions of an ONNX model.
+    """
 
     name: str
     settings: Mapping[str, object] = field(default_factory=dict)
     optimiser: str | None = None
+    dims: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self):
+        if self.dims and kind_of(self.name) != "onnx":
+            raise ReportError(f"dims applies to an .onnx file, not to {self.name}")
         if self.is_file and self.settings:
             setting = next(iter(self.settings))
             raise ReportError(f"{setting} applies to a network by name; {self.name} states its own")
@@ -39,12 +46,28 @@ class Workload:
 
     @property
     def is_file(self) -> bool:
-        """Whether the name is that of a trace file."""
-        return self.name.lower().endswith(TRACE_SUFFIXES)
+        """Whether the name is that of a file, or of a function in one."""
+        return kind_of(self.name) is not None
+
+    @cached_property
+    def _source(self) -> Source:
+        return read(self.name, self.optimiser, self.dims)
+
+    @property
+    def profile(self):
+        """The Profile with measured times where the file is one, else None. Raises `TraceError` for a bad file."""
+        return self._source.profile if self.is_file else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the import of a file warned of. Raises `TraceError` for a bad file."""
+        return self._source.warnings if self.is_file else ()
 
     def trace(self, **more) -> Trace:
         """The trace, with `more` settings on top. Raises `TraceError`."""
-        trace = Trace.load(self.name) if self.is_file else network(self.name, **{**self.settings, **more})
+        if self.is_file:
+            return self._source.trace
+        trace = network(self.name, **{**self.settings, **more})
         if self.optimiser is None:
             return trace
         from workloads.training import training

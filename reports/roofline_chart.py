@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import math
 
-from reports.arguments import comparison_title, labelled
+from reports.arguments import ReportError, comparison_title, labelled
 from reports.canvas import FONT_SIZE, new_axes, new_panels, quantity, shortened, wrapped
 from reports.explain import percent
 from reports.label_places import Page
+from reports.measured import measured_points
 from reports.palette import CATEGORIES, GREY, INK, bound_looks, colours
-from reports.roofline_markers import draw_ops, draw_stars, label_ops, marker_area, op_markers, rings
+from reports.roofline_markers import draw_measured, draw_ops, draw_stars, label_ops, marker_area, op_markers, rings
 from reports.roofline_view import View, distinct_chips, has_vector_ops, visible
 from reports.roofs import draw_roofs, label_roofs
 from reports.tables import dtypes
 
 
-def roofline(results, ax=None, *, title: str | None = None, legend: bool = True):
+def roofline(results, ax=None, *, title: str | None = None, legend: bool = True, measured=None):
     """Roofline chart, log-log: attained FLOP/s over arithmetic intensity at the farthest memory level.
 
     `results` is one result, a list, or a mapping from labels to results. Roofs are datasheet numbers: each memory
@@ -29,14 +30,20 @@ def roofline(results, ax=None, *, title: str | None = None, legend: bool = True)
     traffic at the farthest level stand in the grey strip at the right edge; ops without FLOP have no place on the
     chart and are counted under the axis. With results on different chips only the farthest level's roofs are drawn.
 
-    Returns the axes (a new figure's where `ax` is None). Raises `ReportError` for no result or an array of designs.
+    `measured`: the Profile (`workloads.from_profile`) whose trace the one result is of. Its operators are hollow
+    circles, at the intensity of the predicted ones and the speed that was measured, with the area of their share of
+    the measured time.
+
+    Returns the axes (a new figure's where `ax` is None). Raises `ReportError` for no result or an array of designs,
+    and for measured times with several results or the result of another trace.
     """
     found = labelled(results)
+    points = None if measured is None else _measured(found, measured)
     ax = new_axes(ax, (9.0, 5.4 + 0.16 * max(0, len(found) - 8)))
     chips, several = distinct_chips(found), len(found) > 1
     tints = colours(found) if several else {}
     layers = {} if several else _layer_colours(next(iter(found.values())))
-    view = visible(found, chips)
+    view = visible(found, chips, points)
     ax.set(xscale="log", yscale="log", xlim=(view.left, view.right), ylim=(view.bottom, view.top))
     axis = f"arithmetic intensity at {view.level} [FLOP/byte]"
     ax.set_xlabel("\n".join([axis, *_notes(found, view)]), fontsize=FONT_SIZE + 1)
@@ -47,7 +54,7 @@ def roofline(results, ax=None, *, title: str | None = None, legend: bool = True)
     ax.tick_params(labelsize=FONT_SIZE)
     _mark_strip(ax, view)
     if legend:
-        _legends(ax, found, tints, layers, len(chips))
+        _legends(ax, found, tints, layers, len(chips), points is not None)
 
     figure = ax.figure.figure  # of a subfigure too
     if figure.get_layout_engine() is not None:
@@ -61,6 +68,8 @@ def roofline(results, ax=None, *, title: str | None = None, legend: bool = True)
     roofs = draw_roofs(ax, chips, tints, page)
     marked = rings(op_markers(found, tint, view))
     draw_ops(ax, marked, 0.7 if several else 0.9, page)
+    if points is not None:
+        draw_measured(ax, points, view, page)
     draw_stars(ax, found, tints, view, page)
     label_roofs(ax, roofs, page)
     if not several:
@@ -82,6 +91,12 @@ def roofline_panels(results):
         return [roofline(found)]
     panels = new_panels(len(networks), (9.0, 4.9))
     return [roofline(results, ax) for results, ax in zip(networks.values(), panels, strict=True)]
+
+
+def _measured(found: dict, profile):
+    if len(found) > 1:
+        raise ReportError(f"measured times are shown beside one result, got {len(found)}")
+    return measured_points(profile, next(iter(found.values())))
 
 
 def _layer_colours(result) -> dict[str, str]:
@@ -137,7 +152,7 @@ def _mark_strip(ax, view: View) -> None:
     )
 
 
-def _legends(ax, found: dict, tints: dict, layers: dict, chips: int) -> None:
+def _legends(ax, found: dict, tints: dict, layers: dict, chips: int, measured: bool) -> None:
     """Two, right of the axes: colours at the top, shapes and areas at the bottom."""
     from matplotlib.lines import Line2D
 
@@ -175,6 +190,8 @@ def _legends(ax, found: dict, tints: dict, layers: dict, chips: int) -> None:
         looks |= {b: shape for b, (shape, _, _) in bound_looks(result.accelerator.memory).items() if b in shown}
     second = [handle(shape, bound) for bound, shape in looks.items()]
     second.append(handle("*", "whole network", "white" if tints else INK, 90))
+    if measured:
+        second.append(handle("o", "measured (hollow circle)", "none"))
     largest = max(float((r.total_s / r.total_s.sum()).max()) for r in found.values())
     sizes = [share for share in (0.02, 0.1, 0.5) if share <= max(largest, 0.1)]
     second += [handle("o", f"{100 * share:.0f} % of the time", area=marker_area(share)) for share in sizes]

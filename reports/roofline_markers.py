@@ -69,6 +69,16 @@ def draw_ops(ax, rings: list[list[Marker]], alpha: float, page: Page) -> None:
             rank += 1
 
 
+def draw_measured(ax, points, view: View, page: Page) -> None:
+    """Hollow circles for measured operators (`reports.measured.MeasuredPoints`), named "measured:operator's number"."""
+    places = zip(view.x(points.intensity), points.attained_flops_per_s, points.share, points.op, strict=True)
+    for x, y, share, number in places:
+        area = marker_area(share)
+        drawn = ax.scatter(x, y, s=area, marker="o", facecolors="none", edgecolors=INK, linewidths=1.1, zorder=6.5)
+        drawn.set_gid(f"measured:{number}")
+        page.add_marker(x, y, area)
+
+
 def marker_area(share: float) -> float:
     """Area of the marker of an op that takes `share` (0 to 1) of the time. [points^2]"""
     return max(LEAST_AREA, WHOLE_AREA * float(share))

@@ -71,19 +71,23 @@ class View:
         return np.where(np.isfinite(intensity), intensity, math.sqrt(self.strip * self.right))
 
 
-def visible(found: dict, chips: list[Chip]) -> View:
+def visible(found: dict, chips: list[Chip], measured=None) -> View:
+    """The part of the plane that shows every op, whole network, ridge and measured point."""
+    highest = top = max(chip.top for chip in chips)
     x = np.concatenate([[*r.intensity[farthest(r)], r.network_intensity()] for r in found.values()])
     y = np.concatenate([[*r.attained_flops_per_s, r.attained] for r in found.values()])
+    if measured is not None:
+        highest = max(highest, measured.attained_flops_per_s.max(initial=0.0))
+        x, y = np.concatenate([x, measured.intensity]), np.concatenate([y, measured.attained_flops_per_s])
     shown = y > 0
     far = np.concatenate([x[shown & np.isfinite(x)], [chip.top / chip.farthest for chip in chips]])
-    top = max(chip.top for chip in chips)
     bottom = min(y[shown].min(initial=top) / 3, top / 1e3)
     drawn = chips[0].bandwidths.values() if len(chips) == 1 else [chip.farthest for chip in chips]
     left, right, strip = min(far.min(), top / max(drawn)) / 4, far.max() * 6, 0.0  # the steepest roof shows
     if not np.isfinite(x[shown]).all():
         strip, right = right, right * (right / left) ** 0.05
     names = list(dict.fromkeys(farthest(r) for r in found.values()))
-    return View(left, right, bottom, top * 3, strip, names[0] if len(names) == 1 else "the farthest memory")
+    return View(left, right, bottom, highest * 3, strip, names[0] if len(names) == 1 else "the farthest memory")
 
 
 def farthest(result) -> str:

@@ -13,7 +13,9 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -67,6 +69,43 @@ def line(name: str, times: list[float], note: str = "") -> float:
     return median
 
 
+def module_imports(runs: int) -> None:
+    """Time of `from_torch` on two modules of transformers, on the meta device."""
+    start = "import time; start = time.perf_counter()"
+    module = "import torch; from transformers import {0}Config as C, {0}Model as M; from workloads import from_torch; "
+    module += (
+        "{1}; torch.set_default_device('meta'); m = M(C({2})); from_torch(m, torch.zeros(1, 512, dtype=torch.long))"
+    )
+    bert_large = "hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096"
+    llama_70b = "hidden_size=8192, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8, "
+    llama_70b += "intermediate_size=28672"
+    for name, kind, sizes, target in (("BERT-large", "Bert", bert_large, 5), ("Llama-70B", "Llama", llama_70b, 20)):
+        times = fresh_process_seconds(module.format(kind, start, sizes), runs)
+        line(f"PyTorch module to trace, {name}", times, f"target: under {target} s")
+
+
+def onnx_import(runs: int, layers: int = 12, width: int = 2048) -> None:
+    """Time of `from_onnx` on a chain of products with 200 MB of weights, and the memory it adds."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = [numpy_helper.from_array(np.full((width, width), i, np.float32), f"w{i}") for i in range(layers)]
+    nodes = [helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(layers)]
+    ends = [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, ["batch", width]) for i in (0, layers)]
+    graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], weights)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "chain.onnx"
+        onnx.save(helper.make_model(graph), path)
+        size = path.stat().st_size
+        peak = "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024"
+        code = "import onnx, resource, time; from workloads import from_onnx; "
+        code += f"before, start = {peak}, time.perf_counter(); from_onnx({str(path)!r}, dims={{'batch': 8}}); "
+        code += f"print(time.perf_counter() - start, {peak} - before)"
+        runs_ = [subprocess.check_output([sys.executable, "-c", code]).split() for _ in range(runs)]
+    note = f"{size / 1e6:.0f} MB file, {max(float(m) for _, m in runs_) / 1e6:.0f} MB more memory at most"
+    line("ONNX file to trace", [float(t) for t, _ in runs_], note)
+
+
 def main() -> None:
     """Run every benchmark and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -97,19 +136,9 @@ def main() -> None:
         return statistics.median(seconds(lambda: simulate(trace, chip), 100))
 
     if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
-        module = (
-            "import torch; from transformers import {0}Config as C, {0}Model as M; from workloads import from_torch; "
-        )
-        module += (
-            "{1}; torch.set_default_device('meta'); m = M(C({2})); from_torch(m, torch.zeros(1, 512, dtype=torch.long))"
-        )
-        bert_large = "hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096"
-        llama_70b = "hidden_size=8192, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8, "
-        llama_70b += "intermediate_size=28672"
-        start = "import time; start = time.perf_counter()"
-        for name, kind, sizes in (("BERT-large", "Bert", bert_large), ("Llama-70B", "Llama", llama_70b)):
-            times = fresh_process_seconds(module.format(kind, start, sizes), min(runs, 3))
-            line(f"PyTorch module to trace, {name}", times, "targets: BERT-large 5 s, Llama-70B 20 s")
+        module_imports(min(runs, 3))
+    if importlib.util.find_spec("onnx"):
+        onnx_import(min(runs, 3))
 
     base = cost(layers=2, sequence_length=128)
     print(f"{'131,072 time steps over 128, same LSTM':58s} {cost(layers=2, sequence_length=131_072) / base:10.2f} x")
