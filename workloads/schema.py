@@ -135,9 +135,12 @@ TRAFFIC = ("weight_bytes", "input_bytes", "output_bytes", "state_bytes", "cache_
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or the list of valid names when none is close."""
-    valid = [str(v) for v in valid]
-    close = difflib.get_close_matches(str(name).lower(), [v.lower() for v in valid], n=1, cutoff=0.5)
+    """` (did you mean 'x'?)`: what begins with the name, else what is spelt like it, else the list of valid names."""
+    valid, given = [str(v) for v in valid], str(name).lower()
+    begin = [v for v in valid if given and v.lower().startswith(given)]
+    if 0 < len(begin) <= 3:
+        return f" (did you mean {' or '.join(map(repr, begin))}?)"
+    close = difflib.get_close_matches(given, [v.lower() for v in valid], n=1, cutoff=0.5)
     if close:
         return f" (did you mean {next(v for v in valid if v.lower() == close[0])!r}?)"
     return f" (valid: {', '.join(valid)})"
