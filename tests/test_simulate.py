@@ -626,3 +626,13 @@ def test_a_collective_needs_a_link(blocked):
     ]
     with pytest.raises(AcceleratorError, match=r"blocked: row 1 \(all-reduce\) is a collective, and it has no link"):
         simulate(Trace.from_rows(rows), blocked)
+
+
+def test_two_recurrences_of_one_name_do_not_compete():
+    """One after the other they take twice one: the second is named apart, or their weights would alternate."""
+    once = lstm(layers=1, hidden=2048, batch=1, sequence_length=50, dtype="fp16")
+    twice = once + once
+    chip = preset("a100-sxm-80gb")
+    assert simulate(twice, chip).serial_s == near(2 * simulate(once, chip).serial_s)
+    assert list(dict.fromkeys(twice.layer.tolist())) == ["lstm.0", "lstm.0 (2)"]
+    assert list(dict.fromkeys((twice + once).layer.tolist())) == ["lstm.0", "lstm.0 (2)", "lstm.0 (3)"]

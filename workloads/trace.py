@@ -450,18 +450,23 @@ def concatenate(traces: Sequence[Trace], name: str | None = None, parallel: bool
     """One trace that runs `traces` one after another, or, when `parallel`, without waiting for each other.
 
     In series the rows of a trace that wait for nothing wait for the last rows of the trace before it.
-    Name, sequences and tokens are those of the first unless they are larger later.
+    Name, sequences and tokens are those of the first unless they are larger later. A layer whose recurrence an
+    earlier trace has under the same name is renamed ("lstm.0" to "lstm.0 (2)"): rows of one recurrence share a layer.
     """
     traces = list(traces)
     if not traces:
         raise TraceError("concatenate: no trace given")
     rows, ends = [], ()
+    recurrent: set[tuple] = set()
     for trace in traces:
         offset = len(rows)
         waited_for = {w for a in trace.after for w in a}
+        names = _names_apart(trace, recurrent)
         for row in trace.rows():
             after = tuple(w + offset for w in row["after"])
-            rows.append(row | {"after": after or (() if parallel else ends)})
+            layer = names.get(row["layer"], row["layer"])
+            rows.append(row | {"layer": layer, "after": after or (() if parallel else ends)})
+            recurrent |= {_recurrent_op(row, layer)} - {None}
         ends = tuple(i + offset for i in range(len(trace)) if i not in waited_for)
     return Trace.from_rows(
         rows,
@@ -470,3 +475,23 @@ def concatenate(traces: Sequence[Trace], name: str | None = None, parallel: bool
         tokens=max(t.tokens for t in traces),
         source=name or traces[0].source,
     )
+
+
+def _recurrent_op(row: Mapping, layer: str) -> tuple | None:
+    """What tells an op of a recurrence from those of others; None outside one."""
+    return (layer, row["op"], row["phase"], row["serial_steps"]) if row["serial_steps"] > 1 else None
+
+
+def _names_apart(trace: Trace, recurrent: set[tuple]) -> dict[str, str]:
+    """New names for the layers of `trace` whose recurrences are among those already there."""
+    names = {}
+    rows = trace.rows()
+    for layer in dict.fromkeys(trace.layer.tolist()):
+        own = [row for row in rows if row["layer"] == layer]
+        name, number = layer, 1
+        while any(_recurrent_op(row, name) in recurrent for row in own):
+            number += 1
+            name = f"{layer} ({number})"
+        if name != layer:
+            names[layer] = name
+    return names
