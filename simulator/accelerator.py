@@ -319,9 +319,20 @@ class Accelerator:
         return dataclasses.replace(self, memory=memory, **updated, **meta)
 
     def grid(self, axes: Mapping[str, Sequence]) -> Accelerator:
-        """A design space: every combination of the values of `axes`, of shape (len(axis 0), len(axis 1), ...)."""
-        arrays = np.meshgrid(*(np.asarray(v) for v in axes.values()), indexing="ij")
-        return self.replace(dict(zip(axes, arrays, strict=True)))
+        """A design space: every combination of the values of `axes`, of shape (len(axis 0), len(axis 1), ...).
+
+        The axes come after those the accelerator already has: a grid of a grid is the larger grid. Raises
+        `AcceleratorError` for an unknown field, or one that already is an array.
+        """
+        full = {self.path(path): np.asarray(values) for path, values in axes.items()}
+        own = {path: value for path, value in self.fields.items() if isinstance(value, np.ndarray)}
+        for path in full.keys() & own.keys():
+            raise AcceleratorError(f"{self.name}: {path} already has an axis of {own[path].size} candidates")
+        new = (1,) * len(full)
+        arrays = {path: np.broadcast_to(value, self.shape).reshape(self.shape + new) for path, value in own.items()}
+        crossed = np.meshgrid(*full.values(), indexing="ij")
+        arrays |= {path: a.reshape((1,) * len(self.shape) + a.shape) for path, a in zip(full, crossed, strict=True)}
+        return self.replace(arrays)
 
     def design(self, index) -> Accelerator:
         """One design out of the space, by index into `shape`."""

@@ -247,7 +247,8 @@ class Result:
     def _one_design(self, what: str) -> None:
         if self.shape:
             raise AcceleratorError(
-                f"{what} is of one design; this result has shape {self.shape}: pick one with .design(i)"
+                f"{what} is of one design; this result has shape {self.shape}: "
+                "pick one with .design(i), or .design((i, j))"
             )
 
     def design(self, index) -> Result:

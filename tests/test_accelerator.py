@@ -826,3 +826,15 @@ def test_presets_are_sorted_and_hide_the_families():
     assert list(presets()) == sorted(presets())
     assert "_families" not in presets()
     assert "v100-sxm" in presets()
+
+
+def test_a_grid_of_a_grid_is_the_larger_grid():
+    """Axes are appended, never paired with those already there."""
+    first = {"matrix.count": [40, 80], "memory.dram.bandwidth": [1e12, 2e12]}
+    chip = preset("v100-sxm")
+    nested, whole = chip.grid(first).grid({"matrix.clock": [1e9, 2e9]}), chip.grid(first | {"matrix.clock": [1e9, 2e9]})
+    assert nested.shape == whole.shape == (2, 2, 2)
+    for index in np.ndindex(2, 2, 2):
+        assert nested.design(index).fields == whole.design(index).fields
+    with pytest.raises(AcceleratorError, match=r"matrix\.count already has an axis of 4 candidates"):
+        chip.grid(first).grid({"matrix.count": [10, 20, 30]})

@@ -248,3 +248,10 @@ def test_recurrent_part_of_a_network_is_the_builder():
 def test_bad_request_is_one_clear_error(name, overrides, message):
     with pytest.raises(TraceError, match=message):
         network(name, **overrides)
+
+
+def test_decode_refuses_a_length_that_contradicts_the_cache():
+    with pytest.raises(TraceError, match=r"seq_len 5 contradicts cache_length 100; give one of them"):
+        network("gpt2-small", mode="decode", seq_len=5, cache_length=100)
+    agreeing = network("gpt2-small", mode="decode", seq_len=101, cache_length=100)
+    assert agreeing == network("gpt2-small", mode="decode", cache_length=100)

@@ -101,7 +101,19 @@ def network(name: str, /, **overrides) -> Trace:
             raise TraceError(f"{name}: {setting!r} is given twice, also as {argument!r}")
         given[argument] = value
     defaults = {ALIASES.get(setting, setting): value for setting, value in info.defaults.items()}
+    if info.builder == "transformer" and given.get("mode", defaults.get("mode")) == "decode":
+        _refuse_two_contexts(name, given)
     return BUILDERS[info.builder](**{"name": name} | defaults | given)
+
+
+def _refuse_two_contexts(name: str, given: dict) -> None:
+    """One token is decoded: its context is the cache and itself, so length and cache must agree if both are given."""
+    length, cache = given.get("sequence_length"), given.get("cache_length")
+    if isinstance(length, int) and isinstance(cache, int) and length != cache + 1:
+        raise TraceError(
+            f"{name}: in decode the context is the cache and the new token: seq_len {length} contradicts "
+            f"cache_length {cache}; give one of them"
+        )
 
 
 # -- recurrent networks ------------------------------------------------------------------------------
