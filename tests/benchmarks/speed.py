@@ -36,6 +36,15 @@ def seconds(function, runs: int) -> list[float]:
     return times
 
 
+def paired_ratio(first, second, pairs: int) -> float:
+    """Median of `first`'s time over `second`'s, the two called in turn so that both see the same machine."""
+    ratios = []
+    for _ in range(pairs):
+        (one,), (other,) = seconds(first, 1), seconds(second, 1)
+        ratios.append(one / other)
+    return statistics.median(ratios)
+
+
 def fresh_process_seconds(statement: str, runs: int) -> list[float]:
     """Times a new interpreter reports for `statement`, imports included, interpreter start excluded."""
     code = f"import time; start = time.perf_counter(); {statement}; print(time.perf_counter() - start)"
@@ -131,18 +140,21 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"{'':58s} {DESIGNS / median:10,.0f} designs/s, peak memory {peak / 1e9:.2f} GB   target: under 1 s and 1 GB")
 
-    def cost(**sizes) -> float:
-        trace = lstm(hidden=1024, batch=1, dtype="fp16", **sizes)
-        return statistics.median(seconds(lambda: simulate(trace, chip), 100))
-
     if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
         module_imports(min(runs, 3))
     if importlib.util.find_spec("onnx"):
         onnx_import(min(runs, 3))
 
-    base = cost(layers=2, sequence_length=128)
-    print(f"{'131,072 time steps over 128, same LSTM':58s} {cost(layers=2, sequence_length=131_072) / base:10.2f} x")
-    print(f"{'96 layers over 2, same LSTM':58s} {cost(layers=96, sequence_length=128) / base:10.2f} x")
+    def trace(**sizes):
+        return lstm(hidden=1024, batch=1, dtype="fp16", **sizes)
+
+    base = trace(layers=2, sequence_length=128)
+    for name, larger in (
+        ("131,072 time steps over 128, same LSTM", trace(layers=2, sequence_length=131_072)),
+        ("96 layers over 2, same LSTM", trace(layers=96, sequence_length=128)),
+    ):
+        ratio = paired_ratio(lambda larger=larger: simulate(larger, chip), lambda: simulate(base, chip), 300)
+        print(f"{name:58s} {ratio:10.2f} x")
 
 
 if __name__ == "__main__":
