@@ -22,8 +22,12 @@ class Result:
 
     trace: Trace
     accelerator: Accelerator
-    bound_names: tuple[str, ...]
     output: Mapping[str, np.ndarray] = field(repr=False)
+
+    @cached_property
+    def bound_names(self) -> tuple[str, ...]:
+        """The bounds in the order in which the first of equals binds."""
+        return tuple(key.removeprefix("bound:") for key in self.output if key.startswith("bound:"))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -263,7 +267,7 @@ class Result:
             key: value if value.shape[-1] == 1 else value[:, flat : flat + 1] for key, value in self.output.items()
         }
         accelerator = self.accelerator.design(index) if self.shape else self.accelerator
-        return Result(self.trace, accelerator, self.bound_names, output)
+        return Result(self.trace, accelerator, output)
 
     def to_frame(self):
         """One row an op as a `pandas.DataFrame` (one design): counts, time, bound and every other bound, bytes and

@@ -56,7 +56,7 @@ def simulate(trace: Trace, accelerator: Accelerator) -> Result:
     output = cost(chunks[0])
     if len(chunks) > 1:
         output = _gathered(cost, chunks, output)
-    return Result(trace=executed, accelerator=accelerator, bound_names=tuple(_bound_names(accelerator)), output=output)
+    return Result(trace=executed, accelerator=accelerator, output=output)
 
 
 def _gathered(cost, chunks: list[slice], first: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -142,10 +142,11 @@ def _plan(trace: Trace) -> _Plan:
     kept = trace.footprint()["saved"]
     order = np.argsort(trace.level, kind="stable")
     levels = trace.level[order]
-    products, which, first = _distinct_products(trace, count, role, loop)
+    dtypes = tuple(dict.fromkeys(trace.dtype[trace.is_product].tolist()))
+    products, which, first = _distinct_products(trace, count, role, loop, dtypes)
     return _Plan(
         rows=len(trace),
-        dtypes=tuple(dict.fromkeys(trace.dtype[trace.is_product].tolist())),
+        dtypes=dtypes,
         products=products,
         is_product=trace.is_product,
         which_product=which,
@@ -190,7 +191,7 @@ def _recurrences(trace: Trace) -> tuple[np.ndarray, int]:
 
 
 def _distinct_products(
-    trace: Trace, count: dict, role: dict, loop: np.ndarray
+    trace: Trace, count: dict, role: dict, loop: np.ndarray, dtypes: tuple[str, ...]
 ) -> tuple[_Products, np.ndarray, np.ndarray]:
     """The distinct products, for each product row which of them it is, and for each of them its first product row."""
     rows = trace.is_product
@@ -204,8 +205,7 @@ def _distinct_products(
     b = np.where(weighted, 0.0, batch * k * n * b_element)
     other = np.maximum(0.0, sum(role[c] for c in ("input", "output", "state", "cache")) - a - b)
     useful = _column(trace.matrix_flops) / np.where(rows[:, None], 2.0 * batch * m * n * k, 1.0)
-    names = list(dict.fromkeys(trace.dtype[rows].tolist()))
-    dtype = _column([names.index(d) if d in names else -1 for d in trace.dtype.tolist()])
+    dtype = _column([dtypes.index(d) if d in dtypes else -1 for d in trace.dtype.tolist()])
     columns = [batch, m, n, k, useful, role["weight"], a, b, other, a_element, b_element, count["serial_steps"], dtype]
     # rows of different recurrences are different products: their weights may be kept to different degrees
     table = np.hstack([*columns, loop])[rows]
@@ -238,11 +238,6 @@ def _nearest_size(dtype: str, valid: tuple[str, ...]) -> str:
 
 def _is_blocked(accelerator: Accelerator) -> bool:
     return accelerator.matrix.dataflow == "output-stationary"
-
-
-def _bound_names(accelerator: Accelerator) -> list[str]:
-    link = ["link"] if accelerator.link is not None else []
-    return ["matrix", "feed", "vector", "special", *accelerator.memory, *link, "latency"]
 
 
 def _cost(plan: _Plan, f: dict, accelerator: Accelerator) -> dict[str, np.ndarray]:
@@ -289,7 +284,7 @@ def _cost(plan: _Plan, f: dict, accelerator: Accelerator) -> dict[str, np.ndarra
 
 
 def _bounds(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Product, traffic: dict) -> dict:
-    """Time of one run on each resource alone, in the order of `_bound_names`."""
+    """Time of one run on each resource alone; the first of equals binds."""
     vector_rate = f["vector.count"] * f["vector.clock_hz"]
     sustained = f["vector.sustained"]
     bounds = {
