@@ -92,7 +92,19 @@ class MatrixUnits:
     )
     fragment_n: object = _number("columns likewise (none: tile_n)", None, above=0, whole=True, optional=True)
     dataflow: object = _choice("what stays in the unit", DATAFLOWS, "output-stationary")
+    batched_tile: object = _number(
+        "smallest side of a block in the kernels for products of a batch", 1, above=0, whole=True
+    )
     feed_bytes_per_cycle: object = _number("operand bytes one unit can take in per cycle", 64.0, above=0)
+    loop_cycles_per_byte: object = _number(
+        "cycles a block that runs alone waits for each byte of k of an operand row", 0.0, least=0
+    )
+    resident_results: object = _number(
+        "result elements of blocks that are in one unit together and hide each other's waits (at least one block)",
+        0.0,
+        least=0,
+    )
+    split_cycles: object = _number("cycles to sum the parts of a product whose k terms were shared", 0.0, least=0)
     load_cycles: object = _number(
         "weight-stationary: cycles to put the next weight tile in place, hidden behind the current one", 0.0, least=0
     )
@@ -101,6 +113,13 @@ class MatrixUnits:
         "largest number of units that may share one result block (split-k)", 16, least=1, whole=True
     )
     sustained: object = _number("share of the peak a long product reaches", 1.0, above=0, most=1)
+    attention_sustained: object = _number(
+        "the same of fused attention, whose softmax runs between its products (none: sustained)",
+        None,
+        above=0,
+        most=1,
+        optional=True,
+    )
     stores_padded_tiles: object = _flag("weight-stationary: weights are kept in memory as whole padded tiles", False)
 
 
@@ -135,6 +154,12 @@ class Latency:
 
     launch_s: object = _number("to start one op", 0.0, least=0)
     step_s: object = _number("more for a step that depends on the step before", 0.0, least=0)
+    first_steps_s: object = _number(
+        "more still for each of the first steps of a recurrence, while submission is not ahead of the machine",
+        0.0,
+        least=0,
+    )
+    first_steps: object = _number("how many steps those are", 0, least=0, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -143,6 +168,7 @@ class Abilities:
 
     fuses_elementwise: object = _flag("elementwise work runs in the epilogue of the product before it", False)
     persistent_recurrence: object = _flag("all steps of a recurrence run as one launch", False)
+    skips_masked: object = _flag("fused attention leaves out the blocks a causal mask hides", True)
     concurrent_ops: object = _number("independent ops that may run at once", 1, least=1)
     overlap: object = _number(
         "share of the smaller of on-chip work and transfers from beyond it that hides behind the larger",
@@ -548,7 +574,16 @@ def _refuse_missing(values, kind: type, where: str, section: str, neutral: Seque
 
 #: Fields of the matrix units that mean something under one dataflow only; under the other they may be left out.
 _ONLY_OF = {
-    "output-stationary": ("thin_tile", "fragment_m", "fragment_n", "max_split"),
+    "output-stationary": (
+        "thin_tile",
+        "batched_tile",
+        "fragment_m",
+        "fragment_n",
+        "loop_cycles_per_byte",
+        "resident_results",
+        "split_cycles",
+        "max_split",
+    ),
     "weight-stationary": ("load_cycles", "stores_padded_tiles"),
 }
 

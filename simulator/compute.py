@@ -13,9 +13,15 @@ import numpy as np
 #: Blocks an output-stationary library chooses from, in native tiles (rows, columns). Zero stands for
 #: `thin_tile` rows or columns: the kernels for thin products. Of equally quick ones the first is taken, small
 #: ones, which pad the least, before large ones.
-BLOCKINGS = np.array([(1, 1), (1, 4), (4, 1), (2, 2), (2, 4), (4, 2), (4, 4), (4, 8), (8, 4), (0, 4), (4, 0)], float)
-#: Ways to share the k dimension (output-stationary) or the m rows (weight-stationary) among units.
-SPLITS = np.array([1, 2, 4, 8, 16], float)
+BLOCKINGS = np.array([(1, 1), (1, 4), (4, 1), (2, 2), (2, 4), (4, 2), (4, 4), (0, 4), (4, 0)], float)
+#: Ways to share the k dimension of one product among units (output-stationary).
+SPLITS = np.array([1, 2, 4, 8, 16, 64], float)
+#: A library splits to give idle units work: not beyond this many blocks a unit.
+SPLIT_BLOCKS = 2.0
+#: Ways to share the m rows among arrays (weight-stationary).
+ROW_SPLITS = np.array([1, 2, 4, 8, 16], float)
+#: Most blocks that take turns on one unit, however small.
+RESIDENT_BLOCKS = 8.0
 #: Partial sums of a split product are kept in fp32.
 PARTIAL_BYTES = 4.0
 
@@ -24,7 +30,7 @@ class Product(NamedTuple):
     """What a product costs with the best tiling; each of shape (ops, designs)."""
 
     matrix_s: np.ndarray  # multiplying, whole waves of padded tiles
-    feed_s: np.ndarray  # bringing operands or weight tiles into the units, the same waves
+    feed_s: np.ndarray  # waiting for operands or weight tiles, the same waves
     shared_bytes: np.ndarray  # moved between the units and the memory they share
     busy_s: np.ndarray  # the least any tiling keeps the units busy, idle ones in a last wave left to others
     least_shared_bytes: np.ndarray  # the least any tiling moves
@@ -37,6 +43,7 @@ def output_stationary(
     n,
     k,
     useful,
+    is_attention,
     a_bytes,
     b_bytes,
     other_bytes,
@@ -50,52 +57,59 @@ def output_stationary(
     tile_n,
     tile_k,
     thin_tile,
+    batched_tile,
     feed_bytes_per_cycle,
+    loop_cycles_per_byte,
     prologue_cycles,
+    resident_results,
+    split_cycles,
     max_split,
     shared_bytes_per_s,
 ) -> Product:
-    """Products cut into blocks of the result, one block a unit, in waves over the units.
+    """Products cut into blocks of the result, in waves over the units.
 
-    A block is one of `BLOCKINGS`; the k terms of a block may be shared by `SPLITS` units, which then exchange
-    fp32 partial sums. Edge blocks and the last wave cost as much as full ones. A block takes the larger of its
-    arithmetic and its operand feed, plus the prologue. The best combination is taken, judged by matrix time and
-    traffic to the shared memory `shared_bytes_per_s` [bytes/s] together. `useful` is the share of 2 batch m n k
-    that a mask leaves. Monotone in every size: the same tilings are open to every op.
+    A block is one of `BLOCKINGS`. Multiplying and bringing operands into the unit share its issue slots: a block
+    costs its arithmetic plus its operand bytes over `feed_bytes_per_cycle`. Edge blocks and the last wave cost as
+    much as full ones. A block that runs alone also waits `loop_cycles_per_byte` for each byte of an operand row
+    (its k terms follow one another) and `prologue_cycles` to start and end; blocks that are in a unit together, as
+    many as `resident_results` result elements allow, hide each other's waits. The k terms of a single product may
+    be shared by `SPLITS` units to give idle ones work, which then exchange fp32 partial sums at `split_cycles`;
+    products of a batch are not split and use no side below `batched_tile`, fused attention (`is_attention`) may do
+    both. The best combination is taken, judged by the units' time and the traffic to the shared memory
+    `shared_bytes_per_s` [bytes/s]. `useful` is the share of 2 batch m n k that is computed. Monotone in every size.
 
-    Ref.: wave quantisation, NVIDIA Deep Learning Performance Guide, "Matrix multiplication background", 2023.
+    Ref.: wave quantisation, NVIDIA Deep Learning Performance Guide, "Matrix multiplication background", 2023;
+    latency hiding, Volkov, Understanding Latency Hiding on GPUs, UC Berkeley EECS-2016-143.
     """
     block_m, block_n = _blocks(tile_m, tile_n, thin_tile)
     split = np.tile(SPLITS, len(BLOCKINGS))[:, None, None]
     rows, columns = np.ceil(m / block_m), np.ceil(n / block_n)
     depth = np.ceil(k / (tile_k * split)) * tile_k * useful
     blocks = batch * rows * columns * split
-    macs = block_m * block_n * depth
     operands = (np.minimum(m, block_m) * a_element_bytes + np.minimum(n, block_n) * b_element_bytes) * depth
+    cycles = block_m * block_n * depth / (macs_per_cycle * sustained) + operands / feed_bytes_per_cycle
+    wait_cycles = depth * b_element_bytes * loop_cycles_per_byte + prologue_cycles
+    resident = np.clip(resident_results / (block_m * block_n), 1.0, RESIDENT_BLOCKS)
+
+    waves = blocks / count
+    summing_s = (split > 1) * split_cycles / clock_hz
+    matrix_s = np.ceil(waves) * (cycles / clock_hz) + summing_s
+    feed_s = np.ceil(waves / resident) * (wait_cycles / clock_hz) + summing_s
     shared = a_bytes * columns + b_bytes * rows + (split > 1) * (2 * PARTIAL_BYTES * split * batch * m * n)
     shared = shared + other_bytes
 
-    mac_s = 1.0 / (macs_per_cycle * sustained * clock_hz)
-    byte_s = 1.0 / (feed_bytes_per_cycle * clock_hz)
-    prologue_s = prologue_cycles / clock_hz
-
-    block_s = np.maximum(macs * mac_s, operands * byte_s)
-    block_s = block_s + prologue_s
-    waves = blocks / count
-    busy = waves * block_s
-    judged = np.ceil(waves) * block_s
-    judged = np.maximum(judged, shared / shared_bytes_per_s)
-    allowed = split <= max_split
-    if not np.all(allowed):
-        judged, busy = np.where(allowed, judged, np.inf), np.where(allowed, busy, np.inf)
+    judged = np.maximum(np.maximum(matrix_s, feed_s), shared / shared_bytes_per_s)
+    single = (batch == 1) | is_attention
+    allowed = (split == 1) | ((split <= max_split) & (waves <= SPLIT_BLOCKS) & single)
+    allowed = allowed & (single | (np.minimum(block_m, block_n) >= batched_tile))
+    judged = np.where(allowed, judged, np.inf)
     best = judged.argmin(axis=0)[None]
-    whole = np.ceil(_pick(blocks, best) / count)
     return Product(
-        matrix_s=whole * (_pick(macs, best) * mac_s + prologue_s),
-        feed_s=whole * (_pick(operands, best) * byte_s + prologue_s),
+        matrix_s=_pick(matrix_s, best),
+        feed_s=_pick(feed_s, best),
         shared_bytes=_pick(shared, best),
-        busy_s=busy.min(axis=0),
-        least_shared_bytes=shared.min(axis=0),
+        busy_s=np.where(allowed, waves * (cycles / clock_hz), np.inf).min(axis=0),
+        least_shared_bytes=np.where(allowed, shared, np.inf).min(axis=0),
     )
 
 
@@ -132,12 +146,12 @@ def weight_stationary(
 
     Whole padded tiles are multiplied: 600 x 600 on a 256-wide array costs 768 x 768. Loading the next tile hides
     behind the current pass, but no pass is shorter than the load. Passes run in waves over the arrays; the m rows
-    may be shared among arrays (`SPLITS`), each with its own copy of the weights. Filling and draining costs the
+    may be shared among arrays (`ROW_SPLITS`), each with its own copy of the weights. Filling and draining costs the
     array's rows plus columns once a product.
 
     Ref.: Jouppi et al., In-Datacenter Performance Analysis of a Tensor Processing Unit, ISCA 2017, section 2.
     """
-    split = SPLITS[:, None, None]
+    split = ROW_SPLITS[:, None, None]
     passes = batch * np.ceil(k / tile_k) * np.ceil(n / tile_n) * split
     rows = np.ceil(m / (tile_m * split)) * tile_m * useful
     cycles = rows * (tile_k * tile_n / (macs_per_cycle * sustained))

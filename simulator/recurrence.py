@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 
-def fixed_s(serial_steps, launch_s, step_s, memory_latency_s, persistent):
+def fixed_s(serial_steps, launch_s, step_s, memory_latency_s, persistent, first_steps_s, first_steps):
     """Time one run pays whatever its size: launch, first access to memory, the dependent step of a recurrence. [s]
 
-    A persistent recurrence is launched once for all its steps.
+    The first `first_steps` steps of a recurrence cost `first_steps_s` more, shared out among its runs. A persistent
+    recurrence is launched once for all its steps.
     """
     in_recurrence = serial_steps > 1
     launch = launch_s / np.where(in_recurrence, serial_steps, 1.0) if persistent else launch_s
-    return launch + memory_latency_s + step_s * in_recurrence
+    first = first_steps_s * np.minimum(1.0, first_steps / serial_steps)
+    return launch + memory_latency_s + (step_s + first) * in_recurrence
 
 
 def overlapped_s(on_chip_s, off_chip_s, overlap):

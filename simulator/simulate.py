@@ -89,6 +89,7 @@ class _Products:
     n: np.ndarray
     k: np.ndarray
     useful: np.ndarray
+    is_attention: np.ndarray
     weight_bytes: np.ndarray
     a_bytes: np.ndarray
     b_bytes: np.ndarray  # of an operand that is not weights
@@ -200,13 +201,15 @@ def _distinct_products(
     b_element = np.where(weighted, _column([element_bytes(d) for d in trace.weight_dtype.tolist()]), a_element)
     batch, m, n, k = (count[c] for c in ("batch", "m", "n", "k"))
     a = batch * m * k * a_element
-    a = np.where(_column(trace.kind == "attention"), batch * m * n / 2 * a_element, a)  # the queries
+    attention = _column(trace.kind == "attention")
+    a = np.where(attention > 0, batch * m * n / 2 * a_element, a)  # the queries
     a = np.where(_column(trace.kind == "convolution"), np.minimum(a, role["input"]), a)  # not unfolded in memory
     b = np.where(weighted, 0.0, batch * k * n * b_element)
     other = np.maximum(0.0, sum(role[c] for c in ("input", "output", "state", "cache")) - a - b)
     useful = _column(trace.matrix_flops) / np.where(rows[:, None], 2.0 * batch * m * n * k, 1.0)
     dtype = _column([dtypes.index(d) if d in dtypes else -1 for d in trace.dtype.tolist()])
-    columns = [batch, m, n, k, useful, role["weight"], a, b, other, a_element, b_element, count["serial_steps"], dtype]
+    columns = [batch, m, n, k, useful, attention, role["weight"], a, b, other, a_element, b_element]
+    columns += [count["serial_steps"], dtype]
     # rows of different recurrences are different products: their weights may be kept to different degrees
     table = np.hstack([*columns, loop])[rows]
     table, first, which = np.unique(table, axis=0, return_index=True, return_inverse=True)
@@ -303,6 +306,8 @@ def _bounds(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Pro
         f["latency.step_s"],
         f[f"memory.{list(accelerator.memory)[-1]}.latency_s"],
         accelerator.abilities.persistent_recurrence,
+        f["latency.first_steps_s"],
+        f["latency.first_steps"],
     )
     return bounds
 
@@ -392,6 +397,16 @@ def _by_row(plan: _Plan, of_loop: np.ndarray) -> np.ndarray:
     return np.concatenate([of_loop, np.ones((1, of_loop.shape[-1]))])[plan.loop]
 
 
+_BLOCKED_FIELDS = [
+    "thin_tile",
+    "batched_tile",
+    "max_split",
+    "loop_cycles_per_byte",
+    "resident_results",
+    "split_cycles",
+]
+
+
 def _product(plan: _Plan, f: dict, accelerator: Accelerator, shared: str, weight_missing, padding) -> compute.Product:
     """Cost of the distinct products on the matrix units."""
     p = plan.products
@@ -401,9 +416,15 @@ def _product(plan: _Plan, f: dict, accelerator: Accelerator, shared: str, weight
     # what a private level keeps is not fetched again from the shared one
     weights = memory.recurrent_bytes(p.weight_bytes + padding, weight_missing[plan.row_of_product], p.serial_steps)
     names = ["count", "clock_hz", "sustained", "tile_m", "tile_n", "tile_k", "feed_bytes_per_cycle", "prologue_cycles"]
-    names += ["thin_tile", "max_split"] if _is_blocked(accelerator) else ["load_cycles"]
+    names += _BLOCKED_FIELDS if _is_blocked(accelerator) else ["load_cycles"]
     arguments = {name: f[f"matrix.{name}"] for name in names}
     arguments |= {name: getattr(p, name) for name in ("batch", "m", "n", "k", "useful", "a_bytes", "a_element_bytes")}
+    attention = p.is_attention > 0
+    if attention.any():
+        if not accelerator.abilities.skips_masked:
+            arguments["useful"] = np.where(attention, 1.0, p.useful)
+        own = _first(f["matrix.attention_sustained"], f["matrix.sustained"])
+        arguments["sustained"] = np.where(attention, own, f["matrix.sustained"])
     arguments |= {
         "b_bytes": weights + p.b_bytes,
         "other_bytes": p.other_bytes,
@@ -411,7 +432,7 @@ def _product(plan: _Plan, f: dict, accelerator: Accelerator, shared: str, weight
         "shared_bytes_per_s": f[f"memory.{shared}.bandwidth_bytes_per_s"] * f[f"memory.{shared}.sustained"],
     }
     if _is_blocked(accelerator):
-        return compute.output_stationary(b_element_bytes=p.b_element_bytes, **arguments)
+        return compute.output_stationary(b_element_bytes=p.b_element_bytes, is_attention=attention, **arguments)
     return compute.weight_stationary(**arguments)
 
 

@@ -1,0 +1,290 @@
+"""Calibration: named, bounded constants of an accelerator fitted to measured times.
+
+Sits on `simulate`. A measurement is one or more rows of a trace; its time is the sum of theirs plus what the
+harness that timed it adds to every call, which is fitted beside the constants and belongs to no chip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from simulator.accelerator import Accelerator, AcceleratorError, Citation
+from simulator.simulate import simulate
+from workloads.trace import nearest
+
+#: Constants `calibrate` fits unless told otherwise: field and the range it may take.
+CONSTANTS: dict[str, tuple[float, float]] = {
+    "matrix.sustained": (0.05, 1.0),
+    "matrix.attention_sustained": (0.05, 1.0),
+    "matrix.feed_bytes_per_cycle": (1.0, 4096.0),
+    "matrix.loop_cycles_per_byte": (0.01, 500.0),
+    "matrix.prologue_cycles": (1.0, 1e6),
+    "matrix.split_cycles": (1.0, 1e6),
+    "vector.sustained": (0.01, 1.0),
+    "memory.OUTER.sustained": (0.05, 1.0),
+    "latency.launch_s": (1e-8, 1e-3),
+    "latency.step_s": (1e-8, 1e-3),
+    "latency.first_steps_s": (1e-8, 1e-3),
+}
+#: Relative change of a constant from which its effect is taken.
+STEP = 0.01
+#: Residuals beyond this logarithmic error count less and less (soft L1): outliers do not pull the fit.
+ROBUST = 0.1
+#: A constant that changes no residual by more than this when it changes by a factor of e is not determined.
+DETERMINED = 1e-3
+
+
+class CalibrationError(ValueError):
+    """A calibration that cannot be done: the message names what is missing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What `calibrate` found.
+
+    accelerator: with the fitted constants, cited as measured. values, stderr: of each constant by path, in its own
+    unit (the standard error of its logarithm times the value). correlation: of the logarithms, (constants,
+    constants), in the order of `values`. call_s: what each harness adds to a call, by name [s]. residuals:
+    log(predicted / measured) of the measurements fitted, (measurements,). warnings: what the data could not tell.
+    """
+
+    accelerator: Accelerator
+    values: Mapping[str, float]
+    stderr: Mapping[str, float]
+    correlation: np.ndarray
+    call_s: Mapping[str, float]
+    residuals: np.ndarray
+    cost: float
+    warnings: Sequence[str] = field(default=())
+
+    @property
+    def error(self) -> float:
+        """Mean absolute relative error of the measurements fitted."""
+        return float(np.abs(np.expm1(self.residuals)).mean())
+
+
+def predict(accelerator: Accelerator, measurements, call_s: Mapping[str, float] | None = None) -> np.ndarray:
+    """Predicted time of each measurement, `accelerator.shape` + (measurements,). [s]
+
+    The rows of a measurement one after another, plus `call_s` of its harness (0 where it is not named)."""
+    result = simulate(measurements.trace, accelerator)
+    if len(result.trace) != len(measurements.trace):
+        raise CalibrationError(f"{accelerator.name}: measurements are of rows as they are, and this chip fuses them")
+    time = np.add.reduceat(result.output["time"] * measurements.trace.repeats[:, None], measurements.first, axis=0)
+    time = np.broadcast_to(time, (len(measurements), accelerator.designs)).T
+    calls = np.array([(call_s or {}).get(name, 0.0) for name in measurements.harness.tolist()])
+    return (time + calls).reshape(*accelerator.shape, len(measurements))
+
+
+def calibrate(
+    accelerator: Accelerator,
+    measurements,
+    parameters: Sequence[str] | Mapping[str, tuple[float, float] | Sequence] | None = None,
+    *,
+    calls: bool = True,
+    source: str = "",
+) -> Calibration:
+    """Fit constants of `accelerator` (one design) to `measurements` (a `workloads.measured.Measurements`).
+
+    `parameters`: paths to fit, or a mapping from path to (low, high); a list of candidates is searched through
+    (sizes of tiles, abilities). Default: `CONSTANTS`. `calls`: also fit what each harness adds to a call. Minimises
+    the soft L1 norm of log(predicted / measured), so that fast and slow rows weigh alike and outliers little.
+
+    Raises `CalibrationError`: scipy is missing, fewer measurements than constants, all of one shape, a parameter that
+    is not a number; `AcceleratorError`: an unknown field, an element type the chip does not have.
+    """
+    if accelerator.shape:
+        raise CalibrationError(f"{accelerator.name}: one design is calibrated at a time, got {accelerator.designs}")
+    bounds, choices = _parameters(accelerator, parameters)
+    shapes = np.unique(measurements.shape)
+    harnesses = list(dict.fromkeys(measurements.harness.tolist())) if calls else []
+    needed = len(bounds) + len(harnesses)
+    if len(shapes) < 2:
+        raise CalibrationError(f"{measurements.source}: all measurements are of one shape: {shapes[0]}")
+    if len(measurements) < needed:
+        raise CalibrationError(
+            f"{measurements.source}: {len(measurements)} measurements cannot determine {needed} constants"
+        )
+    fits = []
+    for values in itertools.product(*choices.values()):
+        chosen = accelerator.replace(dict(zip(choices, values, strict=True)))
+        fits.append((chosen, _Fit(chosen, measurements, bounds, harnesses).solve()))
+    chosen, best = min(fits, key=lambda found: found[1].cost)
+    return _calibration(chosen, choices, best, measurements, source)
+
+
+def _parameters(accelerator: Accelerator, parameters) -> tuple[dict, dict]:
+    """Fields to fit with their bounds, and fields to choose with their candidates."""
+    outer = list(accelerator.memory)[-1]
+    known = {path.replace("OUTER", outer): bound for path, bound in CONSTANTS.items()}
+    if parameters is None:
+        parameters = known
+    if not isinstance(parameters, Mapping):
+        parameters = {path: known.get(accelerator.path(path)) for path in parameters}
+    bounds, choices = {}, {}
+    for name, given in parameters.items():
+        path = accelerator.path(name.replace("OUTER", outer))
+        if isinstance(given, tuple) and len(given) == 2:
+            bounds[path] = given
+        elif isinstance(given, (list, np.ndarray)) and len(given):
+            choices[path] = list(given)
+        else:
+            raise CalibrationError(
+                f"{name}: a range (low, high) or a list of candidates is expected{nearest(name, known)}"
+            )
+    return bounds, choices
+
+
+def held_out(measurements, every: int = 3) -> np.ndarray:
+    """Which measurements are judged and not fitted: every third shape, in order, of each device, set, op and type.
+
+    By shape: measurements of one shape are on one side. By order of size: every range of sizes is on both sides, and
+    nothing is left to chance. A boolean array, (measurements,).
+    """
+    groups: dict[tuple, dict[str, tuple]] = {}
+    names = ("device", "set", "op", "dtype", "network")
+    keys = list(zip(*(measurements.labels[name].tolist() for name in names), strict=True))
+    shapes = measurements.shape.tolist()
+    for key, shape in zip(keys, shapes, strict=True):
+        groups.setdefault(key, {})[shape] = tuple(int(part.split("=")[1]) for part in shape.split() if "=" in part)
+    judged = {
+        key: {shape for place, shape in enumerate(sorted(sizes, key=sizes.get)) if place % every == 1}
+        for key, sizes in groups.items()
+    }
+    return np.array([shape in judged[key] for key, shape in zip(keys, shapes, strict=True)])
+
+
+@dataclass
+class _Found:
+    log: np.ndarray
+    jacobian: np.ndarray
+    residuals: np.ndarray
+    cost: float
+    bounds: dict
+    harnesses: list
+
+
+class _Fit:
+    """Least squares over the logarithms of the constants and call times."""
+
+    def __init__(self, accelerator, measurements, bounds, harnesses):
+        self.accelerator, self.measurements = accelerator, measurements
+        self.bounds, self.harnesses = bounds, harnesses
+        index = {name: i for i, name in enumerate(harnesses)}
+        self.harness = np.array([index.get(name, -1) for name in measurements.harness.tolist()])
+        self.measured = np.log(measurements.time_s)
+        self.known: dict[bytes, np.ndarray] = {}
+
+    def start(self) -> np.ndarray:
+        fields = self.accelerator.fields
+        values = []
+        for path, (low, high) in self.bounds.items():
+            value = fields[path] if fields[path] is not None else fields.get("matrix.sustained", 1.0)
+            values.append(np.clip(value, low * 1.001, high / 1.001))
+        least = [self.measurements.time_s[self.harness == i].min() / 2 for i in range(len(self.harnesses))]
+        return np.log(np.array(values + least))
+
+    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+        low = [b[0] for b in self.bounds.values()] + [1e-8] * len(self.harnesses)
+        high = [b[1] for b in self.bounds.values()] + [10.0] * len(self.harnesses)
+        return np.log(low), np.log(high)
+
+    def times(self, logs: np.ndarray) -> np.ndarray:
+        """Seconds of each measurement for each row of constants, (rows, measurements), calls not counted."""
+        values = np.exp(np.atleast_2d(logs)[:, : len(self.bounds)])
+        if len(values) == 1:
+            space = self.accelerator.replace({path: float(v) for path, v in zip(self.bounds, values[0], strict=True)})
+            return predict(space, self.measurements)[None]
+        space = self.accelerator.replace(dict(zip(self.bounds, values.T, strict=True)))
+        return predict(space, self.measurements)
+
+    def called(self, log: np.ndarray) -> np.ndarray:
+        calls = np.append(np.exp(log[len(self.bounds) :]), 0.0)
+        return calls[self.harness]
+
+    def evaluate(self, log: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Residuals and their derivatives: all perturbed designs in one call."""
+        key = log.tobytes()
+        if key not in self.known:
+            low, high = self.limits()
+            count = len(self.bounds)
+            step = np.where(log[:count] + STEP > high[:count], -STEP, STEP)
+            points = np.vstack([log[:count], log[:count] + np.diag(step)])
+            times = self.times(points) if count else self.times(log)
+            called = self.called(log)
+            total = times[0] + called
+            slopes = (
+                (np.log(times[1:] + called) - np.log(total)) / step[:, None] if count else np.zeros((0, len(total)))
+            )
+            own = (self.harness == np.arange(len(self.harnesses))[:, None]) * called / total
+            self.known = {key: (np.log(total) - self.measured, np.vstack([slopes, own]).T)}
+        return self.known[key]
+
+    def solve(self) -> _Found:
+        try:
+            from scipy.optimize import least_squares
+        except ImportError:
+            raise CalibrationError("calibrate needs scipy: pip install 'rooftrace[calibrate]'") from None
+        solution = least_squares(
+            lambda log: self.evaluate(log)[0],
+            self.start(),
+            jac=lambda log: self.evaluate(log)[1],
+            bounds=self.limits(),
+            loss="soft_l1",
+            f_scale=ROBUST,
+            max_nfev=60,
+            xtol=1e-6,
+            ftol=1e-6,
+        )
+        residuals, jacobian = self.evaluate(solution.x)
+        return _Found(solution.x, jacobian, residuals, solution.cost, self.bounds, self.harnesses)
+
+
+def _calibration(accelerator, choices, found: _Found, measurements, source: str) -> Calibration:
+    values = np.exp(found.log)
+    weight = 1.0 / np.sqrt(1.0 + (found.residuals / ROBUST) ** 2)
+    weighted = found.jacobian * np.sqrt(weight)[:, None]
+    effect = np.abs(found.jacobian).max(axis=0)
+    free = effect > DETERMINED
+    covariance = np.full((len(values), len(values)), np.nan)
+    scale = float(np.sum(weight * found.residuals**2)) / max(1, len(found.residuals) - int(free.sum()))
+    covariance[np.ix_(free, free)] = scale * np.linalg.pinv(weighted[:, free].T @ weighted[:, free])
+    deviation = np.sqrt(np.diag(covariance))
+    with np.errstate(invalid="ignore"):
+        correlation = covariance / np.outer(deviation, deviation)
+    paths = list(found.bounds)
+    warnings = []
+    low, high = np.array(list(found.bounds.values()) or np.zeros((0, 2))).T
+    fitted = {}
+    for i, path in enumerate(paths):
+        if not free[i]:
+            warnings.append(f"{path}: the measurements cannot determine it; it keeps its value")
+            continue
+        if deviation[i] > 1.0:
+            warnings.append(f"{path}: known no better than by a factor of {np.exp(min(deviation[i], 50)):.3g}")
+        if not low[i] * 1.01 < values[i] < high[i] / 1.01:
+            warnings.append(f"{path}: at the edge of its range, {values[i]:.4g}")
+        fitted[path] = float(values[i])
+    bias = float(np.median(found.residuals))
+    if abs(bias) > np.log(100):
+        warnings.append(f"predictions are {np.exp(bias):.3g} times what was measured: is the unit of the times right?")
+    changes = fitted | {path: accelerator.fields[path] for path in choices}
+    count = len(paths)
+    note = source or f"fitted to {len(measurements)} measurements of {measurements.source}"
+    calibrated = accelerator.replace(changes)
+    citations = dict(calibrated.citations) | {path: Citation(note, "measured") for path in changes}
+    return Calibration(
+        accelerator=dataclasses.replace(calibrated, citations=citations),
+        values=fitted | {path: accelerator.fields[path] for path in choices},
+        stderr={path: float(deviation[i] * values[i]) for i, path in enumerate(paths) if free[i]},
+        correlation=correlation[:count, :count],
+        call_s={name: float(v) for name, v in zip(found.harnesses, values[count:], strict=True)},
+        residuals=found.residuals,
+        cost=float(found.cost),
+        warnings=tuple(warnings),
+    )
