@@ -28,6 +28,9 @@ PRODUCTS = (
     "matrix.split_cycles",
     "memory.OUTER.sustained",
 )
+#: The same where all products are of narrow types, and where some are.
+NARROW = tuple(path.replace(".loop", ".narrow_loop") for path in PRODUCTS)
+BOTH = (*PRODUCTS, "matrix.narrow_loop_cycles_per_byte")
 #: And of recurrences.
 STEPS = ("latency.step_s", "latency.first_steps_s")
 #: Share of the peak a long product reaches where the clock is fitted too, with which it would be confounded: the
@@ -61,21 +64,31 @@ FITS: dict[str, Fitted] = {
     ),
     # 70 W do not hold the boost clock: the clock is one of the constants
     "t4": Fitted(
-        _EAGER, PRODUCTS[1:], _TILES, {"matrix.clock_hz": (5.85e8, 1.59e9)}, {"matrix.sustained": SUSTAINED_OF_THROTTLED}
+        _EAGER,
+        PRODUCTS[1:],
+        _TILES,
+        {"matrix.clock_hz": (5.85e8, 1.59e9)},
+        {"matrix.sustained": SUSTAINED_OF_THROTTLED},
     ),
     "a100-sxm-80gb": Fitted(
         ("vidur-products", "vidur-decode", "vidur-prefill"),
-        (*PRODUCTS, "matrix.attention_sustained"),
+        (*NARROW, "matrix.attention_sustained"),
         {"abilities.skips_masked": [False, True]},
     ),
-    "v100-sxm": Fitted(("deepbench-train",), (*PRODUCTS, *STEPS), _FIRST),
+    "v100-sxm": Fitted(("deepbench-train",), (*BOTH, *STEPS), _FIRST),
     "titan-x-pascal": Fitted(("deepbench-inference",), (*PRODUCTS, *STEPS), _FIRST),
     "m40": Fitted(("deepbench-train",), (*PRODUCTS, *STEPS), _FIRST),
 }  # fmt: skip
 #: Discrete constants of the class take the most common value, others the geometric mean.
-DISCRETE = ("matrix.batched_tile", "latency.first_steps", "abilities.skips_masked")
-#: Not of the class: effects of one device.
-OWN = ("matrix.reach_bytes", "matrix.reach_cost", "matrix.clock_hz")
+DISCRETE = ("matrix.batched_tile", "latency.first_steps")
+#: Not of the class: effects of one device, and of one kernel of fused attention (others reach twice its rate).
+OWN = (
+    "matrix.reach_bytes",
+    "matrix.reach_cost",
+    "matrix.clock_hz",
+    "matrix.attention_sustained",
+    "abilities.skips_masked",
+)
 
 
 @cache
@@ -96,7 +109,7 @@ def fit(name: str) -> Calibration:
     """Fit one preset."""
     spec, rows = FITS[name], fitted_rows(name)
     chip = preset(name, calibrated=False).replace(dict(spec.given))
-    source = f"fitted to {len(rows)} measured rows of {', '.join(spec.sets)} (reports/measured), shapes kept for judging left out"
+    source = f"fitted to {len(rows)} rows of {', '.join(spec.sets)} (reports/measured); every third shape is left out"
     return calibrate(chip, rows, spec.parameters(), source=source)
 
 

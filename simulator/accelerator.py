@@ -102,6 +102,13 @@ class MatrixUnits:
     loop_cycles_per_byte: object = _number(
         "cycles a block that runs alone waits for each byte of k of an operand row", 0.0, least=0
     )
+    narrow_loop_cycles_per_byte: object = _number(
+        "the same for elements of less than four bytes, whose kernels fetch several stages ahead "
+        "(none: loop_cycles_per_byte)",
+        None,
+        least=0,
+        optional=True,
+    )
     resident_results: object = _number(
         "result elements of blocks that are in one unit together and hide each other's waits (at least one block)",
         0.0,
@@ -640,6 +647,7 @@ _ONLY_OF = {
         "fragment_m",
         "fragment_n",
         "loop_cycles_per_byte",
+        "narrow_loop_cycles_per_byte",
         "resident_results",
         "reach_bytes",
         "reach_cost",

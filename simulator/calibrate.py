@@ -24,6 +24,7 @@ CONSTANTS: dict[str, tuple[float, float]] = {
     "matrix.attention_sustained": (0.05, 1.0),
     "matrix.operand_macs": (0.01, 100.0),
     "matrix.loop_cycles_per_byte": (0.01, 500.0),
+    "matrix.narrow_loop_cycles_per_byte": (0.01, 500.0),
     "matrix.prologue_cycles": (1.0, 1e6),
     "matrix.split_cycles": (1.0, 1e6),
     "vector.sustained": (0.01, 1.0),

@@ -13,9 +13,9 @@ import numpy as np
 #: Blocks an output-stationary library chooses from, in native tiles (rows, columns). Zero stands for
 #: `thin_tile` rows or columns: the kernels for thin products. Of equally quick ones the first is taken, small
 #: ones, which pad the least, before large ones.
-BLOCKINGS = np.array([(1, 1), (1, 4), (4, 1), (2, 2), (2, 4), (4, 2), (4, 4), (0, 4), (4, 0)], float)
+BLOCKINGS = np.array([(1, 1), (1, 4), (4, 1), (2, 2), (2, 4), (4, 2), (4, 4), (4, 8), (8, 4), (0, 4), (4, 0)], float)
 #: Ways to share the k dimension of one product among units (output-stationary).
-SPLITS = np.array([1, 2, 4, 8, 16, 64], float)
+SPLITS = np.array([1, 2, 4, 16, 64], float)
 #: A library splits to give idle units work: not beyond this many blocks a unit.
 SPLIT_BLOCKS = 2.0
 #: Ways to share the m rows among arrays (weight-stationary).

@@ -438,6 +438,10 @@ def _product(plan: _Plan, f: dict, accelerator: Accelerator, shared: str, weight
         "shared_bytes_per_s": f[f"memory.{shared}.bandwidth_bytes_per_s"] * f[f"memory.{shared}.sustained"],
     }
     if _is_blocked(accelerator):
+        narrow = f["matrix.narrow_loop_cycles_per_byte"]
+        if narrow is not None:
+            wide = f["matrix.loop_cycles_per_byte"]
+            arguments["loop_cycles_per_byte"] = np.where(p.b_element_bytes < 4, narrow, wide)
         return compute.output_stationary(b_element_bytes=p.b_element_bytes, is_attention=attention, **arguments)
     return compute.weight_stationary(**arguments)
 

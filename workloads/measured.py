@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from workloads.attention import encoder_decoder, transformer
-from workloads.blocks import elementwise, element_types, linear, matmul, normalisation, softmax
+from workloads.blocks import element_types, elementwise, linear, matmul, normalisation, softmax
 from workloads.recurrent import gru, lstm, rnn
 from workloads.schema import PHASES
 from workloads.trace import Trace, TraceError, element_bytes, nearest
@@ -425,6 +425,7 @@ MEASURED_OPS: dict[str, MeasuredOp] = {
         "a Transformer, unfused attention; causal 0: an encoder (logits 0: with a pooler instead)",
     ),
     "encoder decoder": MeasuredOp(
-        "network", (*_NETWORK, "batch"), {"inner": 0, "head_dim": 0} | _EAGER, _encoder_decoder, "T5 and its sparse variants"
+        "network", (*_NETWORK, "batch"), {"inner": 0, "head_dim": 0} | _EAGER, _encoder_decoder,
+        "T5 and its sparse variants",
     ),
 }  # fmt: skip
