@@ -472,7 +472,7 @@ def preset(name: str, calibrated: bool = True) -> Accelerator:
     """
     if name not in presets():
         raise AcceleratorError(f"unknown accelerator {name!r}{nearest(name, presets())}")
-    chip = load_accelerator(_PRESETS / f"{name}.toml")
+    chip = load_accelerator(_PRESETS / f"{name}.toml", calibrated)
     return _with_constants(chip) if calibrated else chip
 
 
@@ -494,27 +494,37 @@ def measured_presets() -> tuple[str, ...]:
 
 
 def _with_constants(chip: Accelerator) -> Accelerator:
-    own, kind = _calibrated().get(chip.name), _calibrated().get(chip.family)
-    if own is None and kind is None:
-        return chip
-    outer = list(chip.memory)[-1]
-    constants = {}
-    for given, replaces in ((kind, ("assumed",)), (own, BASES)):
-        for path, entry in (given or {}).get("constants", {}).items():
-            path = path.replace("OUTER", outer)
-            cited = chip.citations.get(path)
-            if cited is None or cited.basis in replaces:
-                constants[path] = entry
+    """The preset with the constants fitted to measurements of it, or its outer memory as its class reaches it."""
+    own = _calibrated().get(chip.name, {})
+    constants = {
+        path.replace("OUTER", list(chip.memory)[-1]): entry for path, entry in own.get("constants", {}).items()
+    }
+    path = f"memory.{list(chip.memory)[-1]}.sustained"
+    reached = _calibrated().get(chip.family, {}).get("constants", {}).get("memory.OUTER.sustained")
+    if reached and path not in constants and chip.citations[path].basis == "assumed":
+        constants[path] = reached
     citations = {path: Citation(entry["source"], entry["basis"]) for path, entry in constants.items()}
     fitted = chip.replace({path: entry["value"] for path, entry in constants.items()})
-    spread = (own or kind)["spread"]
+    spread = own.get("spread", chip.spread)
     return dataclasses.replace(fitted, citations=dict(fitted.citations) | citations, spread=spread)
 
 
-def load_accelerator(path) -> Accelerator:
+def _of_class(family: str, body: dict, citations: dict) -> dict:
+    """The assumptions of a family with what its measured members achieve in their place, and its spread."""
+    known = _calibrated().get(family, {})
+    for path, entry in known.get("constants", {}).items():
+        section, _, leaf = path.rpartition(".")
+        if section in body:  # not the memory, which the family does not describe
+            body[section] = body[section] | {leaf: entry["value"]}
+            citations[path] = Citation(entry["source"], entry["basis"])
+    return known.get("spread", {})
+
+
+def load_accelerator(path, calibrated: bool = True) -> Accelerator:
     """An accelerator from a TOML file, where every number is `{value, source, basis}`.
 
-    `inherits = "gpu"` takes what the file leaves out from the family's assumptions. `[sources]` names documents that
+    `inherits = "gpu"` takes what the file leaves out from the family: what its measured members achieve, or the
+    family's assumptions where none was measured or `calibrated` is False. `[sources]` names documents that
     sources may cite as `{key}`. Raises `AcceleratorError` naming file and field: no such file, not TOML, an
     unknown or missing key, a number without source or with an unknown basis, a value out of range.
     """
@@ -523,12 +533,13 @@ def load_accelerator(path) -> Accelerator:
     where = path.name
     citations: dict[str, Citation] = {}
     inherited = document.pop("inherits", None)
-    body = {}
+    body, spread = {}, {}
     if inherited is not None:
         known = _read_toml(_PRESETS / "_families.toml")
         if inherited not in known:
             raise AcceleratorError(f"{where}: inherits: unknown family {inherited!r}{nearest(inherited, known)}")
         body = _parsed(known[inherited], f"_families.toml: {inherited}", {}, citations)
+        spread = _of_class(inherited, body, citations) if calibrated else {}
     sources = document.pop("sources", {})
     if not isinstance(sources, Mapping):
         raise AcceleratorError(f"{where}: sources: a table is expected, got {sources!r}")
@@ -559,7 +570,7 @@ def load_accelerator(path) -> Accelerator:
         _refuse_missing(values, MemoryLevel, where, f"memory.{level}", keeps)
     head["notes"] = head["notes"] or ""
     try:
-        return Accelerator(**head, **sections, citations=citations)
+        return Accelerator(**head, **sections, citations=citations, spread=spread)
     except AcceleratorError as error:
         raise AcceleratorError(f"{where}: {error}") from None
 

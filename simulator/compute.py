@@ -80,7 +80,7 @@ def output_stationary(
     the `reach_bytes` one unit can address without a walk of the page table, its arithmetic takes up to `reach_cost`
     longer (None: it never does). The k terms of a single product may
     be shared by `SPLITS` units to give idle ones work, which then exchange fp32 partial sums at `split_cycles`;
-    products of a batch are not split and use no side below `batched_tile`, fused attention (`is_attention`) may do
+    products of a batch are not split and use no side below `batched_tile` (or the largest there is), fused attention (`is_attention`) may do
     both. The best combination is taken, judged by the units' time and the traffic to the shared memory
     `shared_bytes_per_s` [bytes/s]. `useful` is the share of 2 batch m n k that is computed. Monotone in every size.
 
@@ -114,7 +114,8 @@ def output_stationary(
     judged = np.maximum(np.maximum(matrix_s, feed_s), shared / shared_bytes_per_s)
     single = (batch == 1) | is_attention
     allowed = (split == 1) | ((split <= max_split) & (waves <= SPLIT_BLOCKS) & single)
-    allowed = allowed & (single | (np.minimum(block_m, block_n) >= batched_tile))
+    side = np.minimum(block_m, block_n)
+    allowed = allowed & (single | (side >= np.minimum(batched_tile, side.max(axis=0))))
     judged = np.where(allowed, judged, np.inf)
     best = judged.argmin(axis=0)[None]
     return Product(

@@ -223,7 +223,8 @@ def is_open(row, accelerator, block_m, block_n, split) -> bool:
     """Whether a library would cut the product so."""
     matrix = accelerator.matrix
     single = row["batch"] == 1 or row["kind"] == "attention"
-    if not single and min(block_m, block_n) < matrix.batched_tile:
+    largest = max(min(block) for block in blocks_to_choose(accelerator))
+    if not single and min(block_m, block_n) < min(matrix.batched_tile, largest):
         return False
     if split == 1:
         return True

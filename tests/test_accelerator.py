@@ -561,6 +561,12 @@ def document() -> dict[str, dict[str, str] | str]:
             "sustained": number(0.9),
             "max_split": number(8),
             "thin_tile": number(8),
+            "batched_tile": number(32),
+            "operand_macs": number(5),
+            "loop_cycles_per_byte": number(10),
+            "resident_results": number(32768),
+            "reach_cost": number(0),
+            "split_cycles": number(5000),
         },
         "matrix.macs_per_cycle": {"fp16": number(256)},
         "vector": {
@@ -570,12 +576,18 @@ def document() -> dict[str, dict[str, str] | str]:
             "special_per_cycle": number(8),
             "sustained": number(0.8),
         },
-        "memory.l2": level | {"keeps_weights": true, "keeps_activations": true},
+        "memory.l2": level | {"keeps_weights": true, "keeps_activations": true, "keeps_parts": false},
         "memory.dram": dict(level),
-        "latency": {"launch_s": number(1e-6, "assumed: a guess", "assumed"), "step_s": number(0)},
+        "latency": {
+            "launch_s": number(1e-6, "assumed: a guess", "assumed"),
+            "step_s": number(0),
+            "first_steps_s": number(0),
+            "first_steps": number(0),
+        },
         "abilities": {
             "fuses_elementwise": false,
             "persistent_recurrence": false,
+            "skips_masked": true,
             "concurrent_ops": number(1),
             "overlap": number(1),
         },
@@ -616,7 +628,7 @@ def test_a_file_may_inherit_its_familys_assumptions(tmp_path):
     sections["matrix"] = {key: sections["matrix"][key] for key in ("count", "clock_hz", "tile_m")}
     del sections["latency"], sections["abilities"]
     chip = load_accelerator(written(tmp_path, sections))
-    family = preset("v100-sxm")
+    family = preset("v100-sxm", calibrated=False)
     assert chip.matrix.tile_m == 32.0
     assert chip.latency.launch_s == family.latency.launch_s
     assert chip.matrix.max_split == family.matrix.max_split

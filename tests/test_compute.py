@@ -163,9 +163,9 @@ def test_operands_are_fed_at_their_own_rate():
 
 
 def test_blocks_reread_their_operands_from_the_shared_memory():
-    """64 x 64 in blocks of 16 x 16: A is read for each column of blocks, B for each row. Memory decides."""
+    """64 x 64 in blocks of 16 x 32 or 32 x 16: A is read for each column of blocks, B for each row. Memory decides."""
     product = blocks(64, 64, 10, tile_m=4.0, tile_n=4.0, shared_bytes_per_s=1e-3, other=100.0)
-    assert product.shared_bytes.item() == 640 * 4 + 640 * 4 + 100
+    assert product.shared_bytes.item() == 640 * 2 + 640 * 4 + 100
 
 
 def test_partial_sums_of_a_split_are_exchanged():
@@ -185,14 +185,14 @@ def test_what_a_product_keeps_from_others_is_that_of_its_most_frugal_tiling():
     assert product.least_shared_bytes.item() == 256 + 256
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(1, 64), (2, 32), (3, 32), (8, 8), (15, 8), (16, 4), (64, 4)])
+@pytest.mark.parametrize(("limit", "expected"), [(1, 64), (2, 32), (3, 32), (8, 16), (15, 16), (16, 4), (64, 4)])
 def test_no_block_is_split_further_than_the_machine_allows(limit, expected):
     product = blocks(4, 4, 64, count=16.0, tile_m=4.0, tile_n=4.0, tile_k=4.0, max_split=float(limit))
     assert product.matrix_s.item() == near(16 * expected)
 
 
 def test_a_product_is_split_to_fill_the_units_and_no_further():
-    """Four tiles on 16 units: shared by 8 each there are two blocks a unit; a split by 16 is not open."""
+    """Four tiles on 16 units are shared by 4 each; by 16 there would be four blocks a unit."""
     machine = {"tile_m": 4.0, "tile_n": 4.0, "thin_tile": 4.0, "tile_k": 4.0, "max_split": 64.0}
     product = blocks(8, 8, 1024, count=16.0, **machine)
     assert product.shared_bytes.item() == 8192 * 2 + 8192 * 2 + 2 * 4 * 4 * 64  # by 4: one wave already

@@ -69,7 +69,7 @@ NEUTRAL = {
         if item.name in ("max_split", "thin_tile", "fragment_m", "fragment_n")
     },
 }
-NEUTRAL_AT_THE_FARTHEST = ("keeps_weights", "keeps_activations")
+NEUTRAL_AT_THE_FARTHEST = {"keeps_weights": False, "keeps_activations": False, "keeps_parts": True}
 
 every_preset = pytest.mark.parametrize("name", presets())
 
@@ -133,8 +133,9 @@ def test_every_number_has_source_and_basis(name):
             assert value == NEUTRAL[path], path
         else:
             assert path.startswith(f"memory.{farthest}."), f"{path} has no source"
-            assert path.endswith(NEUTRAL_AT_THE_FARTHEST), f"{path} has no source"
-            assert value is False, path
+            leaf = path.rsplit(".", 1)[1]
+            assert leaf in NEUTRAL_AT_THE_FARTHEST, f"{path} has no source"
+            assert value is NEUTRAL_AT_THE_FARTHEST[leaf], path
 
 
 @every_preset
@@ -182,7 +183,8 @@ def test_every_device_has_a_published_peak():
 def test_peak_lies_within_its_envelope(row):
     assert len(row["source"]) > 10
     peak = float(row["peak_flops_per_s"])
-    ratio = preset(row["accelerator"]).peak_flops_per_s(row["dtype"]) / peak
+    # the datasheet's clock, not the one a part was measured to hold
+    ratio = preset(row["accelerator"], calibrated=False).peak_flops_per_s(row["dtype"]) / peak
     assert float(row["low"]) <= ratio <= float(row["high"])
 
 

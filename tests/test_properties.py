@@ -74,12 +74,14 @@ BETTER = {
     "peak": lambda path: "macs_per_cycle" in path or path in ("vector.flops_per_cycle", "vector.special_per_cycle"),
     "clock": lambda path: path.endswith(".clock_hz"),
     "units": lambda path: path in ("matrix.count", "vector.count"),
-    "feeding": lambda path: path in ("matrix.feed_bytes_per_cycle", "matrix.max_split"),
+    "feeding": lambda path: (
+        path.removeprefix("matrix.") in ("feed_bytes_per_cycle", "max_split", "resident_results", "reach_bytes")
+    ),
     "concurrency": lambda path: path == "abilities.concurrent_ops",
 }
 LOWER = {
-    "latency": lambda path: path.startswith("latency.") or path.endswith(".latency_s"),
-    "cycles": lambda path: path in ("matrix.load_cycles", "matrix.prologue_cycles"),
+    "latency": lambda path: path.endswith("_s") and (path.startswith("latency.") or path.endswith(".latency_s")),
+    "cycles": lambda path: path.endswith(("_cycles", "cycles_per_byte", "operand_macs", "reach_cost")),
 }
 SHARES = ("sustained", "overlap")
 WHOLE = ("matrix.count", "vector.count", "matrix.max_split")
@@ -349,7 +351,7 @@ def test_halving_an_op_adds_no_work_and_saves_no_time(seed):
     chip = chip.replace({f"memory.{level}.keeps_activations": False for level in chip.memory})
     dtype = rng.choice(strategies.DTYPES)
     sides = {side: strategies.size(rng, 1, 2000) for side in "mnk"}
-    batch, elements = strategies.size(rng, 1, 40), strategies.size(rng, 1, 10**7)
+    batch, elements = strategies.size(rng, 2, 40), strategies.size(rng, 1, 10**7)  # a lone product may be split
     weighted = rng.random() < 0.5
     types = {"dtype": dtype, "weight_dtype": dtype, "activation_dtype": dtype}
     settings = {"weighted": weighted, "half": False, "types": types}
