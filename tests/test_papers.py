@@ -1,6 +1,6 @@
 """Published measurements: the six networks of the first TPU, against what its hardware counters showed.
 
-Each row of `papers/tpu_v1.csv` carries the envelope of modelled over measured rate, and why it is as wide as it is. No
+Each row of `reports/measured/tpu_v1.csv` carries the envelope of modelled over measured rate, and why it is as wide as it is. No
 constant of the chip is fitted to these rows: the preset cites the paper's description of the hardware only.
 """
 
