@@ -95,6 +95,12 @@ class MatrixUnits:
     batched_tile: object = _number(
         "smallest side of a block in the kernels for products of a batch", 1, above=0, whole=True
     )
+    operands_per_cycle: object = _number(
+        "operand elements whose loads take one cycle of the issue slots that multiplying needs (none: they take none)",
+        None,
+        above=0,
+        optional=True,
+    )
     feed_bytes_per_cycle: object = _number("operand bytes one unit can take in per cycle", 64.0, above=0)
     loop_cycles_per_byte: object = _number(
         "cycles a block that runs alone waits for each byte of k of an operand row", 0.0, least=0
@@ -146,6 +152,11 @@ class MemoryLevel:
     scope: object = _choice("private to each matrix unit, or shared by the chip", SCOPES, "chip")
     keeps_weights: object = _flag("weights of a recurrence may stay here from step to step", False)
     keeps_activations: object = _flag("results may stay here until the next op reads them", False)
+    keeps_parts: object = _flag(
+        "of a recurrence's data that do not fit, the part that fits stays from step to step, as in a scratchpad; "
+        "otherwise nothing does, as in a cache that drops what was used longest ago",
+        True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -418,7 +429,7 @@ class Accelerator:
         rows = []
         meaningless = {f"matrix.{name}" for name in _meaningless({"dataflow": self.matrix.dataflow})}
         farthest = list(self.memory)[-1]  # it keeps everything
-        meaningless |= {f"memory.{farthest}.keeps_weights", f"memory.{farthest}.keeps_activations"}
+        meaningless |= {f"memory.{farthest}.{flag}" for flag in ("keeps_weights", "keeps_activations", "keeps_parts")}
         for path, value in self.fields.items():
             if value is None or path in meaningless:
                 continue
@@ -489,7 +500,9 @@ def load_accelerator(path) -> Accelerator:
         raise AcceleratorError(f"{where}: memory: a table is expected, got {sections['memory']!r}")
     farthest = list(sections["memory"])[-1:]
     for level, values in sections["memory"].items():
-        keeps = () if level not in farthest else ("keeps_weights", "keeps_activations")  # it holds everything
+        keeps = (
+            () if level not in farthest else ("keeps_weights", "keeps_activations", "keeps_parts")
+        )  # it holds everything
         _refuse_missing(values, MemoryLevel, where, f"memory.{level}", keeps)
     head["notes"] = head["notes"] or ""
     try:
@@ -577,6 +590,7 @@ _ONLY_OF = {
     "output-stationary": (
         "thin_tile",
         "batched_tile",
+        "operands_per_cycle",
         "fragment_m",
         "fragment_n",
         "loop_cycles_per_byte",

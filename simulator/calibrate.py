@@ -21,7 +21,7 @@ from workloads.trace import nearest
 CONSTANTS: dict[str, tuple[float, float]] = {
     "matrix.sustained": (0.05, 1.0),
     "matrix.attention_sustained": (0.05, 1.0),
-    "matrix.feed_bytes_per_cycle": (1.0, 4096.0),
+    "matrix.operands_per_cycle": (1.0, 4096.0),
     "matrix.loop_cycles_per_byte": (0.01, 500.0),
     "matrix.prologue_cycles": (1.0, 1e6),
     "matrix.split_cycles": (1.0, 1e6),
@@ -184,8 +184,9 @@ class _Fit:
         fields = self.accelerator.fields
         values = []
         for path, (low, high) in self.bounds.items():
-            value = fields[path] if fields[path] is not None else fields.get("matrix.sustained", 1.0)
-            values.append(np.clip(value, low * 1.001, high / 1.001))
+            value = fields[path] or 0.0
+            # from the edge of its range a constant changes nothing
+            values.append(value if low < value < high else np.sqrt(low * high))
         least = [self.measurements.time_s[self.harness == i].min() / 2 for i in range(len(self.harnesses))]
         return np.log(np.array(values + least))
 

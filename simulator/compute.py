@@ -58,6 +58,7 @@ def output_stationary(
     tile_k,
     thin_tile,
     batched_tile,
+    operands_per_cycle,
     feed_bytes_per_cycle,
     loop_cycles_per_byte,
     prologue_cycles,
@@ -68,11 +69,12 @@ def output_stationary(
 ) -> Product:
     """Products cut into blocks of the result, in waves over the units.
 
-    A block is one of `BLOCKINGS`. Multiplying and bringing operands into the unit share its issue slots: a block
-    costs its arithmetic plus its operand bytes over `feed_bytes_per_cycle`. Edge blocks and the last wave cost as
-    much as full ones. A block that runs alone also waits `loop_cycles_per_byte` for each byte of an operand row
-    (its k terms follow one another) and `prologue_cycles` to start and end; blocks that are in a unit together, as
-    many as `resident_results` result elements allow, hide each other's waits. The k terms of a single product may
+    A block is one of `BLOCKINGS`. Edge blocks and the last wave cost as much as full ones. A block costs its
+    arithmetic plus, where loads share the issue slots of the unit with it, its operands over `operands_per_cycle`
+    (None: they do not); its operand bytes over `feed_bytes_per_cycle` hide behind that. A block that runs alone also
+    waits `loop_cycles_per_byte` for each byte of an operand row (its k terms follow one another) and
+    `prologue_cycles` to start and end; blocks that are in a unit together, as many as `resident_results` result
+    elements allow, hide each other's waits. The k terms of a single product may
     be shared by `SPLITS` units to give idle ones work, which then exchange fp32 partial sums at `split_cycles`;
     products of a batch are not split and use no side below `batched_tile`, fused attention (`is_attention`) may do
     both. The best combination is taken, judged by the units' time and the traffic to the shared memory
@@ -87,14 +89,19 @@ def output_stationary(
     depth = np.ceil(k / (tile_k * split)) * tile_k * useful
     blocks = batch * rows * columns * split
     operands = (np.minimum(m, block_m) * a_element_bytes + np.minimum(n, block_n) * b_element_bytes) * depth
-    cycles = block_m * block_n * depth / (macs_per_cycle * sustained) + operands / feed_bytes_per_cycle
+    cycles = block_m * block_n * depth / (macs_per_cycle * sustained)
+    if operands_per_cycle is not None:
+        cycles = cycles + (np.minimum(m, block_m) + np.minimum(n, block_n)) * depth / operands_per_cycle
     wait_cycles = depth * b_element_bytes * loop_cycles_per_byte + prologue_cycles
     resident = np.clip(resident_results / (block_m * block_n), 1.0, RESIDENT_BLOCKS)
 
     waves = blocks / count
     summing_s = (split > 1) * split_cycles / clock_hz
-    matrix_s = np.ceil(waves) * (cycles / clock_hz) + summing_s
-    feed_s = np.ceil(waves / resident) * (wait_cycles / clock_hz) + summing_s
+    # the blocks of fused attention differ in length where a mask shortens them, and even out the last wave
+    whole = np.where(is_attention, np.maximum(waves, 1.0), np.ceil(waves))
+    matrix_s = whole * (cycles / clock_hz) + summing_s
+    feed_s = whole * (operands / (feed_bytes_per_cycle * clock_hz))
+    feed_s = np.maximum(feed_s, np.ceil(waves / resident) * (wait_cycles / clock_hz)) + summing_s
     shared = a_bytes * columns + b_bytes * rows + (split > 1) * (2 * PARTIAL_BYTES * split * batch * m * n)
     shared = shared + other_bytes
 
