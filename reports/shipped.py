@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,14 +16,16 @@ from workloads.measured import LABELS, Measurements, from_timings, joined
 from workloads.trace import Trace, nearest
 
 FOLDER = Path(__file__).parent / "measured"
+#: The device of a row that names none.
+UNNAMED = "device"
 #: Published rates of networks by name, not timings of ops: a table of its own form.
-TPU_V1 = FOLDER / "tpu_v1.csv"
+TPU_V1 = FOLDER / "published" / "tpu_v1.csv"
 
 
 @cache
 def shipped() -> Measurements:
     """Every shipped measurement: the timings in the order of their files, then the networks of the first TPU."""
-    tables = [from_timings(path) for path in sorted(FOLDER.glob("*.csv")) if path != TPU_V1]
+    tables = [from_timings(path) for path in sorted(FOLDER.glob("*.csv"))]
     return joined([*tables, tpu_v1()])
 
 
@@ -45,6 +48,12 @@ def chosen(names: Sequence[str] = ()) -> Measurements:
     if picked:
         parts.insert(0, shipped().select(np.isin(shipped().set, picked)))
     return joined(parts) if parts else shipped()
+
+
+def named(measurements: Measurements, device: str) -> Measurements:
+    """The measurements with `device` for the device of rows that name none."""
+    device = np.where(measurements.device == UNNAMED, device, measurements.device)
+    return dataclasses.replace(measurements, labels=dict(measurements.labels) | {"device": device})
 
 
 def is_file(name: str) -> bool:
@@ -71,7 +80,14 @@ def tpu_v1() -> Measurements:
             rows.append(made | {"layer": f"{number} {made['layer']}", "after": after, "saved_bytes": 0})
         time_s.append(trace.total_matrix_flops / (float(row["tera_ops_per_s"]) * 1e12))
         told = {"device": "tpu-v1", "set": "tpu-v1", "harness": "tpu-v1 counters", "op": row["kind"]}
-        told |= {"kind": "network", "dtype": str(trace.dtype[0]), "phase": "forward", "network": name, "shape": name, "note": ""}
+        told |= {
+            "kind": "network",
+            "dtype": str(trace.dtype[0]),
+            "phase": "forward",
+            "network": name,
+            "shape": name,
+            "note": "",
+        }
         for label, value in told.items():
             labels[label].append(value)
     made = Trace.from_rows(rows, name="measurements", source=TPU_V1.name)

@@ -96,6 +96,8 @@ def validate(
         chips = {device: preset(device) for device in devices if device in presets()}
     if calls is None:
         calls = {device: call_times(device) for device in chips}
+    if fitted is None:
+        fitted = was_fitted(measurements, chips, calls)
     missing = _missing(measurements, chips)
     columns = {name: np.full(len(measurements), np.nan) for name in ("predicted", "low", "high", "step", "layer")}
     for device in devices:
@@ -113,7 +115,7 @@ def validate(
         high_s=columns["high"],
         roofline_s=columns["step"],
         roofline_layer_s=columns["layer"],
-        fitted=(was_fitted(measurements, calls) if fitted is None else fitted) & (missing == ""),
+        fitted=fitted & (missing == ""),
         missing=missing,
         chips=dict(chips),
     )
@@ -125,11 +127,12 @@ def call_times(device: str) -> Mapping[str, float]:
     return known(device) if known else {}
 
 
-def was_fitted(measurements: Measurements, calls: Mapping[str, Mapping[str, float]]) -> np.ndarray:
-    """Which measurements a calibration saw: not held out, and timed by a harness whose overhead it found."""
-    seen = {(device, harness) for device, known in calls.items() for harness in known}
-    keys = zip(measurements.device.tolist(), measurements.harness.tolist(), strict=True)
-    return np.array([key in seen for key in keys], bool) & ~calibrate.held_out(measurements)
+def was_fitted(
+    measurements: Measurements, chips: Mapping[str, Accelerator], calls: Mapping[str, Mapping[str, float]]
+) -> np.ndarray:
+    """Which measurements a calibration may have seen: those of a calibrated device that are not held out."""
+    calibrated = [device for device, chip in chips.items() if calls.get(device) or fitted_constants(chip)]
+    return np.isin(measurements.device, calibrated) & ~calibrate.held_out(measurements)
 
 
 def fitted_constants(chip: Accelerator) -> dict[str, float]:
@@ -145,7 +148,8 @@ def roofline_s(chip: Accelerator, measurements: Measurements) -> tuple[np.ndarra
     """The two-line roofline of the datasheet: max(FLOP / peak, compulsory bytes / bandwidth), rows summed. [s]
 
     Two arrays (measurements,): every step of a recurrence reads weights and state from memory; and they are read once
-    for all steps of a layer. The clock is the boost clock, also of a chip that does not hold it. Ref.: Williams, Waterman and Patterson, Roofline, CACM 52(4), 2009.
+    for all steps of a layer. The clock is the boost clock, also of a chip that does not hold it.
+    Ref.: Williams, Waterman and Patterson, Roofline, CACM 52(4), 2009.
     """
     trace, bandwidth = measurements.trace, float(chip.outer.bandwidth_bytes_per_s)
     compute_s = _flops(trace) / _peak_flops_per_s(chip, trace)
