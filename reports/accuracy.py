@@ -121,8 +121,8 @@ def check(path: str) -> Outcome:
     made = block()
     found = differences(text, made, path)
     if not found:
-        return Outcome(lines=[f"{path}: all {len(_rows(made))} rows hold"])
-    lines = [f"{path}: {len(found)} of {len(_rows(made))} rows do not hold"]
+        return Outcome(lines=[f"{path}: all {len(_rows(made))} lines hold"])
+    lines = [f"{path}: {len(found)} of {len(_rows(made))} lines do not hold"]
     for stated, computed in found:
         lines += [f"stated      {stated or 'nothing'}", f"recomputed  {computed or 'nothing'}"]
     return Outcome(lines=[*lines, f"`rooftrace validate --readme {path}` rewrites them"], status=1)

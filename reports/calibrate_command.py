@@ -11,6 +11,7 @@ import numpy as np
 
 from reports.arguments import ReportError, output_path
 from reports.error_tables import DOUBTFUL, doubt, error_table, percent
+from reports.harness import with_calls
 from reports.outcome import Outcome
 from reports.requests import CHIP_SUFFIXES
 from reports.shipped import UNNAMED, named
@@ -226,9 +227,6 @@ def _number(path: str, value) -> str:
 def _saved(found: Fit, options) -> str:
     from reports.accelerator_file import save_accelerator
 
-    calls = found.calibration.call_s
-    notes = [f"{found.start.name} calibrated by `rooftrace calibrate`: constants fitted to {options.measurements}."]
-    notes += ["Not of the chip, and so not below: what the harness adds to a call."]
-    notes += [f"  {name}: {format_quantity(seconds, 's')}" for name, seconds in calls.items()]
-    save_accelerator(found.calibration.accelerator, options.out, "\n".join(notes))
+    comment = f"{found.start.name} calibrated by `rooftrace calibrate`: constants fitted to {options.measurements}."
+    save_accelerator(with_calls(found.calibration.accelerator, found.calibration.call_s), options.out, comment)
     return f"{options.out}: written; every command takes it in place of a chip's name"

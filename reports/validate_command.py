@@ -12,6 +12,7 @@ from reports import accuracy as stated
 from reports.arguments import ReportError
 from reports.error_tables import doubts, missing_lines, report
 from reports.export import SCHEMA_VERSION, plain, version
+from reports.harness import calls_of
 from reports.outcome import Outcome
 from reports.requests import CHIP_SUFFIXES
 from reports.shipped import UNNAMED, chosen, is_file, named, sets
@@ -47,7 +48,7 @@ def run(options) -> Outcome:
             raise ReportError("--zero-shot is of presets: a chip from a file has no others of its kind")
         found = leave_one_out(measurements)
     else:
-        calls = {device: call_times(device) if device in presets() else {} for device in chips}
+        calls = {device: _calls(device, chip) for device, chip in chips.items()}
         found = validate(measurements, chips, calls, _fitted(measurements, chips, calls, files))
     if not (found.missing == "").any():
         raise ReportError(f"nothing can be predicted: {'; '.join(missing_lines(found))}")
@@ -138,6 +139,11 @@ def _chip(name: str, measurements: Measurements) -> Accelerator:
     if rows and name not in presets():
         raise ReportError(f"{name}: {rows} measurements, and no preset of that name to predict them with")
     return preset(name)
+
+
+def _calls(device: str, chip: Accelerator) -> Mapping[str, float]:
+    """What each harness adds to a call: as a calibrated file tells, else as shipped for the preset of that name."""
+    return calls_of(chip) or (call_times(device) if device in presets() else {})
 
 
 def _fitted(measurements: Measurements, chips: Mapping, calls: Mapping, files: Sequence[str]) -> np.ndarray:

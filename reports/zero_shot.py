@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from reports.arguments import ReportError
+from reports.shipped import shipped
 from reports.validation import Validation, call_times, fitted_constants, validate
 from simulator import Accelerator, preset, presets
 from simulator.accelerator import SECTIONS, MemoryLevel
@@ -35,7 +36,7 @@ def leave_one_out(
     level as "memory.OUTER"); calls: by device and harness [s]. Default: the calibrated presets. Raises `ReportError`
     when fewer than two chips of a family have constants.
     """
-    measured = [device for device in dict.fromkeys(measurements.device.tolist()) if device in presets()]
+    measured = [device for device in dict.fromkeys(shipped().device.tolist()) if device in presets()]
     if constants is None:
         constants = {name: general(preset(name)) for name in measured if fitted_constants(preset(name))}
     if calls is None:
@@ -52,7 +53,10 @@ def leave_one_out(
         name: typical([calls.get(other, {}) for other in others_of(name, chips, constants)], whole=False)
         for name in guessed
     }
-    part = measurements.select(np.isin(measurements.device, list(guessed)))
+    rows = np.isin(measurements.device, list(guessed))
+    if not rows.any():
+        raise ReportError(f"zero-shot: none of these rows is of a calibrated chip: {', '.join(guessed)}")
+    part = measurements.select(rows)
     return validate(part, guessed, known, fitted=np.zeros(len(part), bool))
 
 
