@@ -58,11 +58,13 @@ def output_stationary(
     tile_k,
     thin_tile,
     batched_tile,
-    operands_per_cycle,
+    operand_macs,
     feed_bytes_per_cycle,
     loop_cycles_per_byte,
     prologue_cycles,
     resident_results,
+    reach_bytes,
+    reach_cost,
     split_cycles,
     max_split,
     shared_bytes_per_s,
@@ -70,11 +72,13 @@ def output_stationary(
     """Products cut into blocks of the result, in waves over the units.
 
     A block is one of `BLOCKINGS`. Edge blocks and the last wave cost as much as full ones. A block costs its
-    arithmetic plus, where loads share the issue slots of the unit with it, its operands over `operands_per_cycle`
-    (None: they do not); its operand bytes over `feed_bytes_per_cycle` hide behind that. A block that runs alone also
+    arithmetic plus `operand_macs` multiply-accumulates for each operand element, whose loads share the issue slots
+    of the unit with it; its operand bytes over `feed_bytes_per_cycle` hide behind that. A block that runs alone also
     waits `loop_cycles_per_byte` for each byte of an operand row (its k terms follow one another) and
     `prologue_cycles` to start and end; blocks that are in a unit together, as many as `resident_results` result
-    elements allow, hide each other's waits. The k terms of a single product may
+    elements allow, hide each other's waits. Operand rows lie k elements apart: where those of a block span more than
+    the `reach_bytes` one unit can address without a walk of the page table, its arithmetic takes up to `reach_cost`
+    longer (None: it never does). The k terms of a single product may
     be shared by `SPLITS` units to give idle ones work, which then exchange fp32 partial sums at `split_cycles`;
     products of a batch are not split and use no side below `batched_tile`, fused attention (`is_attention`) may do
     both. The best combination is taken, judged by the units' time and the traffic to the shared memory
@@ -89,9 +93,11 @@ def output_stationary(
     depth = np.ceil(k / (tile_k * split)) * tile_k * useful
     blocks = batch * rows * columns * split
     operands = (np.minimum(m, block_m) * a_element_bytes + np.minimum(n, block_n) * b_element_bytes) * depth
-    cycles = block_m * block_n * depth / (macs_per_cycle * sustained)
-    if operands_per_cycle is not None:
-        cycles = cycles + (np.minimum(m, block_m) + np.minimum(n, block_n)) * depth / operands_per_cycle
+    slots = block_m * block_n + operand_macs * (np.minimum(m, block_m) + np.minimum(n, block_n))
+    cycles = slots * depth / (macs_per_cycle * sustained)
+    if reach_bytes is not None:
+        span = (np.minimum(m, block_m) * a_element_bytes + np.minimum(n, block_n) * b_element_bytes) * k
+        cycles = cycles * (1.0 + reach_cost * np.maximum(0.0, 1.0 - reach_bytes / span))
     wait_cycles = depth * b_element_bytes * loop_cycles_per_byte + prologue_cycles
     resident = np.clip(resident_results / (block_m * block_n), 1.0, RESIDENT_BLOCKS)
 

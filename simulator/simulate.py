@@ -404,9 +404,11 @@ _BLOCKED_FIELDS = [
     "thin_tile",
     "batched_tile",
     "max_split",
-    "operands_per_cycle",
+    "operand_macs",
     "loop_cycles_per_byte",
     "resident_results",
+    "reach_bytes",
+    "reach_cost",
     "split_cycles",
 ]
 
