@@ -21,7 +21,7 @@ from workloads.measured import Measurements
 
 BEGIN = "<!-- accuracy: written by `rooftrace validate --readme README.md`, held by `rooftrace validate --check` -->"
 END = "<!-- end of accuracy -->"
-HEADERS = ("fitted", "judged", "bias", "median", "mean", "90 %", "worst", "plain roofline")
+HEADERS = ("fitted", "judged", "bias", "median", "mean", "90 %", "worst", "in 80 %", "plain roofline")
 #: A number may differ by this many units of its last digit: another machine rounds otherwise.
 UNITS = 1
 
@@ -93,7 +93,8 @@ def accuracy_table(validation: Validation, claims, first: str) -> str:
             continue
         errors = [percent(e) for e in (found.median, found.mean, found.p90, found.worst)]
         bias = percent(found.bias, signed=True)
-        rows.append([claim.text, str(found.fitted), str(found.judged), bias, *errors, roofline_cell(found)])
+        counts = [str(found.fitted), str(found.judged)]
+        rows.append([claim.text, *counts, bias, *errors, percent(found.coverage, digits=0), roofline_cell(found)])
     return table((first, *HEADERS), rows, "markdown", right=HEADERS)
 
 

@@ -21,13 +21,13 @@ from reports.validation import (
     NETWORK_LINE,
     Validation,
     accuracy,
-    call_times,
     fitted_constants,
     validate,
     was_fitted,
 )
 from reports.zero_shot import leave_one_out
-from simulator import Accelerator, load_accelerator, preset, presets
+from simulator import Accelerator, calibrate, load_accelerator, preset, presets
+from simulator.accelerator import call_times
 from workloads.measured import Measurements
 from workloads.trace import nearest
 
@@ -49,7 +49,7 @@ def run(options) -> Outcome:
         found = leave_one_out(measurements)
     else:
         calls = {device: _calls(device, chip) for device, chip in chips.items()}
-        found = validate(measurements, chips, calls, _fitted(measurements, chips, calls, files))
+        found = validate(measurements, chips, calls, _fitted(measurements, chips, files))
     if not (found.missing == "").any():
         raise ReportError(f"nothing can be predicted: {'; '.join(missing_lines(found))}")
     return Outcome(
@@ -146,8 +146,8 @@ def _calls(device: str, chip: Accelerator) -> Mapping[str, float]:
     return calls_of(chip) or (call_times(device) if device in presets() else {})
 
 
-def _fitted(measurements: Measurements, chips: Mapping, calls: Mapping, files: Sequence[str]) -> np.ndarray:
-    """Rows a calibration may have seen; of the user's own files only where a constant of the chip cites the file."""
+def _fitted(measurements: Measurements, chips: Mapping, files: Sequence[str]) -> np.ndarray:
+    """Rows a calibration saw; of the user's own files those that are not held out where a constant cites the file."""
     names = [Path(name).name for name in files]
     cited = [
         device
@@ -155,7 +155,8 @@ def _fitted(measurements: Measurements, chips: Mapping, calls: Mapping, files: S
         if any(name in chip.citations[path].source for path in fitted_constants(chip) for name in names)
     ]
     own = ~np.isin(measurements.set, sets())
-    return was_fitted(measurements, chips, calls) & (~own | np.isin(measurements.device, cited))
+    seen = np.isin(measurements.device, cited) & ~calibrate.held_out(measurements)
+    return np.where(own, seen, was_fitted(measurements, chips))
 
 
 def _chart(validation: Validation, zero_shot: bool):

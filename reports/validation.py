@@ -5,12 +5,14 @@ An error is |predicted / measured - 1| of a time; the bias is the median of pred
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from simulator import Accelerator, calibrate, preset, presets
+from simulator.accelerator import call_times
 from workloads.measured import Measurements
 from workloads.trace import TRAFFIC, Trace
 
@@ -97,7 +99,7 @@ def validate(
     if calls is None:
         calls = {device: call_times(device) for device in chips}
     if fitted is None:
-        fitted = was_fitted(measurements, chips, calls)
+        fitted = was_fitted(measurements, chips)
     missing = _missing(measurements, chips)
     columns = {name: np.full(len(measurements), np.nan) for name in ("predicted", "low", "high", "step", "layer")}
     for device in devices:
@@ -105,7 +107,9 @@ def validate(
         if len(rows):
             part, chip = measurements.select(rows), chips[device]
             columns["predicted"][rows] = calibrate.predict(chip, part, calls.get(device, {}))
-            columns["low"][rows], columns["high"][rows] = _interval_s(chip, part, columns["predicted"][rows])
+            if chip.spread:
+                ends = calibrate.predict_interval(chip, part, calls.get(device, {}))
+                columns["low"][rows], columns["high"][rows] = ends
             columns["step"][rows], columns["layer"][rows] = roofline_s(chip, part)
     return Validation(
         labels=measurements.labels,
@@ -121,18 +125,16 @@ def validate(
     )
 
 
-def call_times(device: str) -> Mapping[str, float]:
-    """What each harness adds to a call on a calibrated preset. [s]"""
-    known = getattr(calibrate, "call_times", None)
-    return known(device) if known else {}
+def was_fitted(measurements: Measurements, chips: Mapping[str, Accelerator]) -> np.ndarray:
+    """Which measurements a calibration saw: not held out, and of a set that a fitted constant of their chip cites."""
+    seen = {(device, name) for device, chip in chips.items() for name in _cited(chip)}
+    keys = zip(measurements.device.tolist(), measurements.set.tolist(), strict=True)
+    return np.array([key in seen for key in keys], bool) & ~calibrate.held_out(measurements)
 
 
-def was_fitted(
-    measurements: Measurements, chips: Mapping[str, Accelerator], calls: Mapping[str, Mapping[str, float]]
-) -> np.ndarray:
-    """Which measurements a calibration may have seen: those of a calibrated device that are not held out."""
-    calibrated = [device for device, chip in chips.items() if calls.get(device) or fitted_constants(chip)]
-    return np.isin(measurements.device, calibrated) & ~calibrate.held_out(measurements)
+def _cited(chip: Accelerator) -> set[str]:
+    """The words, names of sets among them, of what the fitted constants of a chip cite."""
+    return {word for path in fitted_constants(chip) for word in re.findall(r"[\w-]+", chip.citations[path].source)}
 
 
 def fitted_constants(chip: Accelerator) -> dict[str, float]:
@@ -192,14 +194,6 @@ def _coverage(validation: Validation, judged: np.ndarray) -> float:
     """Share of the judged rows whose time lies within their interval; nan where a row has none."""
     low, high, measured = (a[judged] for a in (validation.low_s, validation.high_s, validation.measured_s))
     return _of(np.mean, (low <= measured) & (measured <= high)) if np.isfinite(low + high).all() else np.nan
-
-
-def _interval_s(chip: Accelerator, measurements: Measurements, predicted_s: np.ndarray):
-    """Low and high of the 80 % interval of each prediction, nan where the chip's residuals are not known. [s]"""
-    ask = getattr(calibrate, "predict_interval", None)
-    if ask is None:
-        return np.nan, np.nan
-    return ask(chip, measurements, predicted_s)
 
 
 def _missing(measurements: Measurements, chips: Mapping[str, Accelerator]) -> np.ndarray:

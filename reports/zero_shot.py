@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from reports.arguments import ReportError
+from reports.fits import OWN
 from reports.shipped import shipped
-from reports.validation import Validation, call_times, fitted_constants, validate
+from reports.validation import Validation, fitted_constants, validate
 from simulator import Accelerator, preset, presets
-from simulator.accelerator import SECTIONS, MemoryLevel
+from simulator.accelerator import SECTIONS, MemoryLevel, call_times
 from workloads.measured import Measurements
 
 #: Stands for the name of the farthest memory level, which differs between chips.
@@ -27,8 +28,9 @@ def leave_one_out(
 ) -> Validation:
     """Every measurement predicted as if nobody had measured its chip: nothing of it is fitted, all rows are judged.
 
-    For each device its datasheet takes the constants of the other chips of its family: the geometric mean, or the
-    most common value of a whole number, a choice or an ability. A harness adds the geometric mean of what it adds on
+    For each device its datasheet takes, in place of what it assumes, the constants of the other chips of its family:
+    the geometric mean, or the most common value of a whole number, a choice or an ability; none that `OWN` says are
+    of one device alone. A harness adds the geometric mean of what it adds on
     the other chips, and nothing where no other was timed by it. Boards of the same chip (`chip_of`) are left out
     together.
 
@@ -41,7 +43,7 @@ def leave_one_out(
         constants = {name: general(preset(name)) for name in measured if fitted_constants(preset(name))}
     if calls is None:
         calls = {name: call_times(name) for name in measured}
-    chips = {name: datasheet(name) for name in constants} if chips is None else chips
+    chips = {name: preset(name, calibrated=False) for name in constants} if chips is None else chips
     guessed = {}
     for name in constants:
         others = others_of(name, chips, constants)
@@ -71,11 +73,6 @@ def chip_of(device: str) -> str:
     return device.split("-", 1)[0]
 
 
-def datasheet(name: str) -> Accelerator:
-    """A preset without the constants that were fitted to it."""
-    return preset(name)
-
-
 def general(chip: Accelerator) -> dict[str, float]:
     """Fitted constants of a chip by path, its farthest memory level named `OUTER`."""
     outer = f"memory.{list(chip.memory)[-1]}."
@@ -83,14 +80,16 @@ def general(chip: Accelerator) -> dict[str, float]:
 
 
 def with_constants(chip: Accelerator, constants: Mapping[str, object]) -> Accelerator:
-    """The chip with constants by path, as `general` names them."""
+    """The chip with constants by path, as `general` names them, where it only had the assumptions of its family."""
     outer = f"memory.{list(chip.memory)[-1]}"
-    return chip.replace({path.replace(OUTER, outer): value for path, value in constants.items()})
+    named = {path.replace(OUTER, outer): value for path, value in constants.items()}
+    known = {path for path, cited in chip.citations.items() if cited.basis != "assumed"}
+    return chip.replace({path: value for path, value in named.items() if path not in known})
 
 
 def typical(found: Sequence[Mapping[str, object]], whole: bool = True) -> dict[str, object]:
     """Of each key the geometric mean of its values; with `whole` the most common value where the field is discrete."""
-    paths = dict.fromkeys(path for values in found for path in values)
+    paths = dict.fromkeys(path for values in found for path in values if path not in OWN)
     typical = {}
     for path in paths:
         values = [known[path] for known in found if path in known]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from reports.arguments import ReportError
 from reports.shipped import chosen, named, sets, shipped, tpu_v1
 from reports.validation import Validation, accuracy, roofline_s, validate, was_fitted
 from simulator import preset, presets, simulate
-from simulator.accelerator import Citation
-from simulator.calibrate import held_out, predict
+from simulator.accelerator import Citation, measured_presets
+from simulator.calibrate import held_out, predict, predict_interval
 from workloads import TraceError, network
 from workloads.measured import measurements
 
@@ -210,18 +211,41 @@ def test_the_split_is_disjoint_by_shape():
     assert 0.2 < judged.mean() < 0.45
 
 
-def test_rows_of_a_calibrated_chip_are_fitted_unless_held_out(flat):
-    m = measurements([product(s, s, s, 1e-6) for s in range(1, 10)])
-    fitted = dataclasses.replace(flat, citations={"matrix.sustained": Citation("fitted to 6 rows", "measured")})
-    cited = dataclasses.replace(flat, citations={"matrix.sustained": Citation("a microbenchmark", "measured")})
-    assert not was_fitted(m, {"flat": flat}, {}).any()
-    assert not was_fitted(m, {"flat": cited}, {}).any()
-    for seen in (was_fitted(m, {"flat": fitted}, {}), was_fitted(m, {"flat": flat}, {"flat": {"h": 1e-6}})):
-        assert seen.tolist() == (~held_out(m)).tolist()
-        assert seen.sum() == 6
-    v = validate(m, {"flat": fitted}, {})
+def fitted_to(chip, source: str):
+    return dataclasses.replace(chip, citations={"matrix.sustained": Citation(source, "measured")})
+
+
+def test_rows_of_the_sets_a_constant_cites_are_fitted_unless_held_out(flat):
+    m = measurements([product(s, s, s, 1e-6, set=name) for name in ("one", "other-one") for s in range(1, 10)])
+    assert not was_fitted(m, {"flat": flat}).any()
+    assert not was_fitted(m, {"flat": fitted_to(flat, "a microbenchmark of one")}).any()
+    assert not was_fitted(m, {"another": fitted_to(flat, "fitted to 6 rows of one")}).any()
+    seen = was_fitted(m, {"flat": fitted_to(flat, "fitted to 6 rows of one, two (reports/measured)")})
+    assert seen.tolist() == (~held_out(m) & (m.set == "one")).tolist()
+    assert seen.sum() == 6
+    v = validate(m, {"flat": fitted_to(flat, "fitted to 12 rows of one, other-one")}, {})
     assert not (v.judged & v.fitted).any()
     assert (v.judged | v.fitted).all()
+    assert v.fitted.sum() == 12
+
+
+def test_shipped_constants_cite_the_sets_they_were_fitted_to():
+    m = shipped()
+    for name in measured_presets():
+        rows = was_fitted(m, {name: preset(name)})
+        counts = {
+            int(n) for n in re.findall(r"fitted to (\d+)", " ".join(c.source for c in preset(name).citations.values()))
+        }
+        assert {int(rows.sum())} == counts, name
+
+
+def test_an_interval_is_of_a_calibrated_chip_only(flat):
+    m = measurements([product(64, 64, 64, 1e-6, device="t4"), product(64, 64, 64, 1e-6)])
+    v = validate(m, {"flat": flat, "t4": preset("t4")}, {})
+    assert np.isnan([v.low_s[1], v.high_s[1]]).all()
+    low, high = predict_interval(preset("t4"), m.select([0]))
+    assert (v.low_s[0], v.high_s[0]) == (low[0], high[0])
+    assert v.low_s[0] < v.predicted_s[0] < v.high_s[0]
 
 
 def test_every_shipped_row_is_judged_fitted_or_says_why_not():

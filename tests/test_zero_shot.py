@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from conftest import CLOSED_FORM
@@ -10,6 +12,7 @@ from reports import zero_shot
 from reports.arguments import ReportError
 from reports.zero_shot import OUTER, chip_of, is_discrete, leave_one_out, others_of, typical, with_constants
 from simulator import preset
+from simulator.accelerator import Citation
 from simulator.calibrate import predict
 from workloads.measured import measurements
 
@@ -37,7 +40,7 @@ CALLS = {"v100-pcie": {"eager": 1e-5}, "t4": {"eager": 4e-5, "other": 1.0}, "a10
 
 
 def chips():
-    return {name: preset(name) for name in DEVICES}
+    return {name: preset(name, calibrated=False) for name in DEVICES}
 
 
 def test_typical_is_the_geometric_mean_or_the_most_common():
@@ -47,6 +50,7 @@ def test_typical_is_the_geometric_mean_or_the_most_common():
     assert typical([{"matrix.tile_m": v} for v in (32, 64, 64)]) == {"matrix.tile_m": 64}
     assert typical([{"abilities.skips_masked": v} for v in (True, False, True)]) == {"abilities.skips_masked": True}
     assert typical([]) == {}
+    assert typical([{"matrix.clock_hz": 1e9}]) == {}  # of one device alone
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_a_device_takes_the_constants_of_the_others():
     v = leave_one_out(m, chips(), CONSTANTS, CALLS)
     guessed = v.chips["v100-pcie"]
     assert guessed.matrix.sustained == pytest.approx(np.sqrt(0.8 * 0.2))
-    assert guessed.outer.sustained == pytest.approx(0.9)  # the A100 has none
+    assert guessed.outer.sustained == preset("v100-pcie", calibrated=False).outer.sustained  # measured, by others
     assert guessed.matrix.max_split == 4
     assert guessed.peak_flops_per_s("fp32") == preset("v100-pcie").peak_flops_per_s("fp32")
     on = m.device == "v100-pcie"
@@ -121,9 +125,13 @@ def test_one_chip_alone_cannot_be_left_out():
         leave_one_out(rows(), chips(), only, {})
 
 
-def test_the_farthest_level_is_renamed():
-    chip = with_constants(preset("t4"), {f"{OUTER}.sustained": 0.42})
-    assert chip.outer.sustained == 0.42
+def test_constants_replace_assumptions_and_nothing_better(blocked):
+    known = {"matrix.sustained": Citation("a paper", "measured"), "latency.launch_s": Citation("none", "assumed")}
+    chip = dataclasses.replace(blocked, citations=known)
+    made = with_constants(chip, {f"{OUTER}.sustained": 0.42, "matrix.sustained": 0.1, "latency.launch_s": 3e-6})
+    assert made.outer.sustained == 0.42
+    assert made.latency.launch_s == 3e-6
+    assert made.matrix.sustained == chip.matrix.sustained
 
 
 def test_calibrated_presets_are_the_default(monkeypatch):
