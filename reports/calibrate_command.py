@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from reports.arguments import ReportError, output_path
+from reports import fits
+from reports.arguments import ReportError, output_path, write_text
 from reports.error_tables import DOUBTFUL, doubt, error_table, percent
 from reports.harness import with_calls
 from reports.outcome import Outcome
@@ -43,6 +44,8 @@ def run(options) -> Outcome:
     """The command; writes the accelerator file. Raises the errors of reading, fitting and writing."""
     if options.columns:
         return Outcome(lines=column_lines())
+    if options.presets:
+        return _presets(options)
     if not options.chip or not options.measurements:
         raise ReportError("calibrate needs a chip and --measurements FILE (its columns: rooftrace calibrate --columns)")
     if options.out:
@@ -60,6 +63,18 @@ def run(options) -> Outcome:
         notes=[("warning", text) for text in warnings],
         rows=lambda: measurement_rows(found.validation),
     )
+
+
+def _presets(options) -> Outcome:
+    """The constants shipped with the presets, fitted anew: printed, or written to --out."""
+    for name in ("chip", "measurements", "fit", "csv"):
+        if getattr(options, name):
+            raise ReportError(f"--presets fits what ships to what ships: it takes no {name}")
+    text = fits.fit_presets()
+    if not options.out:
+        return Outcome(lines=text.splitlines())
+    write_text(options.out, text)
+    return Outcome(lines=[f"{options.out}: written"])
 
 
 def of_chip(measurements: Measurements, name: str) -> Measurements:

@@ -226,7 +226,10 @@ def _add_calibrate(commands) -> None:
         help="fit only these fields; a range for others than usual",
     )
     parser.add_argument("--columns", action="store_true", help="print the columns of a table of timings, and leave")
-    parser.add_argument("--out", metavar="FILE", help="write the calibrated chip (.toml)")
+    parser.add_argument(
+        "--presets", action="store_true", help="fit the constants that ship with the presets anew (minutes), and leave"
+    )
+    parser.add_argument("--out", metavar="FILE", help="write the calibrated chip, or the constants of presets (.toml)")
     _add_tables(parser, "one row a measurement with its error")
 
 

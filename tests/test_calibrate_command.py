@@ -9,6 +9,7 @@ import itertools
 import numpy as np
 import pytest
 
+from reports import fits
 from reports.calibrate_command import column_lines, correlations, fit, of_chip, parameters
 from reports.cli import main
 from reports.harness import calls_of, with_calls
@@ -261,6 +262,14 @@ def test_what_is_missing_is_said(run, table):
     assert "did you mean 'v100-pcie'" in refused(run("calibrate", "v100-pci", "--measurements", table))
     out = ("--out", "chip.txt")
     assert "the suffix must be one of .toml" in refused(run("calibrate", "v100-pcie", "--measurements", table, *out))
+
+
+def test_the_constants_of_presets_are_fitted_anew(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(fits, "fit_presets", lambda: "[gpu.constants]\n")
+    assert run("calibrate", "--presets") == (0, "[gpu.constants]\n", "")
+    assert run("calibrate", "--presets", "--out", "fitted.toml")[:2] == (0, "fitted.toml: written\n")
+    assert (tmp_path / "fitted.toml").read_text(encoding="utf-8") == "[gpu.constants]\n"
+    assert "it takes no chip" in refused(run("calibrate", "t4", "--presets"))
 
 
 def test_without_scipy_the_extra_is_named(run, table, monkeypatch):
