@@ -6,20 +6,22 @@ measurement that `held_out` keeps for judging is fitted.
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 
+from reports.shipped import shipped
 from simulator import preset
-from simulator.accelerator import Accelerator
+from simulator.accelerator import SECTIONS, Accelerator, MemoryLevel
 from simulator.calibrate import CONSTANTS, Calibration, calibrate, held_out, predict
 from simulator.uncertainty import SIZES_S, kind_of
-from workloads.measured import Measurements, from_timings, joined
+from workloads.measured import Measurements, joined
 
-MEASURED = Path(__file__).parent / "measured"
+#: Stands for the name of the farthest memory level, which differs between chips.
+OUTER = "memory.OUTER"
 #: Constants of products that every measured GPU is fitted for.
 PRODUCTS = (
     "matrix.sustained",
@@ -36,6 +38,7 @@ STEPS = ("latency.step_s", "latency.first_steps_s")
 #: Share of the peak a long product reaches where the clock is fitted too, with which it would be confounded: the
 #: geometric mean of V100, A100 and P100.
 SUSTAINED_OF_THROTTLED = 0.95
+GIVEN = "held while the clock was fitted, with which it is confounded: that of V100, A100 and P100"
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,6 @@ FITS: dict[str, Fitted] = {
     "titan-x-pascal": Fitted(("deepbench-inference",), (*PRODUCTS, *STEPS), _FIRST),
     "m40": Fitted(("deepbench-train",), (*PRODUCTS, *STEPS), _FIRST),
 }  # fmt: skip
-#: Discrete constants of the class take the most common value, others the geometric mean.
-DISCRETE = ("matrix.batched_tile", "latency.first_steps")
 #: Not of the class: effects of one device, and of one kernel of fused attention (others reach twice its rate).
 OWN = (
     "matrix.reach_bytes",
@@ -89,13 +90,6 @@ OWN = (
     "matrix.attention_sustained",
     "abilities.skips_masked",
 )
-
-
-@cache
-def shipped(*sets: str) -> Measurements:
-    """All shipped measurements, or those of some sets."""
-    found = joined([from_timings(path) for path in sorted(MEASURED.glob("*.csv"))])
-    return found.select(np.isin(found.set, sets)) if sets else found
 
 
 def fitted_rows(name: str) -> Measurements:
@@ -113,44 +107,57 @@ def fit(name: str) -> Calibration:
     return calibrate(chip, rows, spec.parameters(), source=source)
 
 
-def class_constants(fits: Mapping[str, Calibration], without: str = "") -> dict[str, float]:
-    """Constants of the GPU class: the geometric mean of those the data of each device determine.
-
-    `without`: a device left out, to predict it from its datasheet and the others."""
-    values: dict[str, list[float]] = {}
-    for name, found in fits.items():
-        if name == without:
-            continue
-        for path, value in found.values.items():
-            outer = path.startswith("memory.")
-            known = path in DISCRETE or found.stderr.get(path, np.inf) < 0.5 * value
-            if known and path not in OWN:
-                values.setdefault("memory.OUTER.sustained" if outer else path, []).append(value)
-    return {path: _together(path, found) for path, found in values.items()}
+def determined(found: Calibration) -> dict[str, object]:
+    """Constants of a fit that its measurements tell, the farthest memory level named `OUTER`."""
+    outer = f"memory.{list(found.accelerator.memory)[-1]}."
+    return {
+        path.replace(outer, f"{OUTER}."): value
+        for path, value in found.values.items()
+        if is_known(value, found.stderr.get(path))
+    }
 
 
-def class_calls(fits: Mapping[str, Calibration], without: str = "") -> dict[str, float]:
-    """What each harness adds to a call on an unknown device: the geometric mean of the others. [s]"""
-    values: dict[str, list[float]] = {}
-    for name, found in fits.items():
-        if name != without:
-            for harness, value in found.call_s.items():
-                values.setdefault(harness, []).append(value)
-    return {harness: float(np.exp(np.log(found).mean())) for harness, found in values.items()}
+def is_known(value: float, stderr: float | None) -> bool:
+    """Whether a standard error leaves no doubt about the size of a value; discrete ones have none."""
+    return stderr is None or stderr < 0.5 * value
 
 
-def _together(path: str, values: list):
-    if path not in DISCRETE:
-        return float(np.exp(np.log(values).mean()))
-    kinds = sorted(set(values))
-    return max(kinds, key=values.count)
+# -- a device nobody measured ------------------------------------------------------------------------
 
 
-def on_datasheet(name: str, constants: Mapping[str, float]) -> Accelerator:
-    """The preset with the constants of its class."""
-    chip = preset(name, calibrated=False)
-    outer = list(chip.memory)[-1]
-    return chip.replace({path.replace("OUTER", outer): value for path, value in constants.items()})
+def typical(found: Sequence[Mapping[str, object]], whole: bool = True) -> dict[str, object]:
+    """Of each key the geometric mean of its values; with `whole` the most common value where the field is discrete."""
+    paths = dict.fromkeys(path for values in found for path in values if path not in OWN)
+    typical = {}
+    for path in paths:
+        values = [known[path] for known in found if path in known]
+        if whole and is_discrete(path):
+            typical[path] = Counter(values).most_common(1)[0][0]
+        else:
+            typical[path] = float(np.exp(np.mean(np.log(values))))
+    return typical
+
+
+def is_discrete(path: str) -> bool:
+    """Whether a field takes whole numbers, choices or yes and no, so that a mean of it is no value of it."""
+    section, leaf = path.split(".")[0], path.rsplit(".", 1)[-1]
+    kind = MemoryLevel if section == "memory" else SECTIONS[section]
+    rules = {item.name: item.metadata for item in dataclasses.fields(kind)}
+    metadata = rules.get(leaf, {})  # an element type's rate is no field of its own
+    return "choices" in metadata or "flag" in metadata or bool(metadata.get("rule", {}).get("whole"))
+
+
+def with_constants(chip: Accelerator, constants: Mapping[str, object]) -> Accelerator:
+    """The chip with constants by path, as `determined` names them, where it only had assumptions."""
+    outer = f"memory.{list(chip.memory)[-1]}"
+    named = {path.replace(OUTER, outer): value for path, value in constants.items()}
+    known = {path for path, cited in chip.citations.items() if cited.basis != "assumed"}
+    return chip.replace({path: value for path, value in named.items() if path not in known})
+
+
+def chip_of(device: str) -> str:
+    """The chip on a board: the name up to its first dash ("a100" of "a100-pcie-40gb")."""
+    return device.split("-", 1)[0]
 
 
 # -- spreads -----------------------------------------------------------------------------------------
@@ -179,13 +186,14 @@ def spreads(measurements: Measurements, predicted_s: np.ndarray) -> dict[str, li
 
 
 def left_out_spreads(fits: Mapping[str, Calibration]) -> dict:
-    """Spreads of the class: each measured device predicted from the others."""
+    """Spreads of the class: each measured device predicted from the other chips."""
     parts, predicted = [], []
     for name in fits:
-        rows = fitted_rows(name)
-        parts.append(rows)
-        chip = on_datasheet(name, class_constants(fits, name))
-        predicted.append(predict(chip, rows, class_calls(fits, name)))
+        others = [fits[other] for other in fits if chip_of(other) != chip_of(name)]
+        chip = with_constants(preset(name, calibrated=False), typical([determined(other) for other in others]))
+        calls = typical([other.call_s for other in others], whole=False)
+        parts.append(fitted_rows(name))
+        predicted.append(predict(chip, parts[-1], calls))
     return spreads(joined(parts), np.concatenate(predicted))
 
 
@@ -196,22 +204,28 @@ def fit_presets(names: Sequence[str] = tuple(FITS)) -> str:
     """Text of `_calibrated.toml`: constants, call times and spreads of each fitted preset and of the class."""
     fits = {name: fit(name) for name in names}
     lines = ["# Constants fitted to measurements; made by `rooftrace calibrate --presets`, not by hand.", ""]
-    constants = class_constants(fits)
-    source = f"class default: geometric mean of what was fitted on {', '.join(fits)}"
-    lines += _section("gpu", constants, dict.fromkeys(constants, source), class_calls(fits), left_out_spreads(fits))
+    constants = typical([determined(found) for found in fits.values()])
+    source = f"class default: geometric mean (most common value) of what was fitted on {', '.join(fits)}"
+    entries = {path: (value, None, source, "measured") for path, value in constants.items()}
+    calls = typical([found.call_s for found in fits.values()], whole=False)
+    lines += _section("gpu", entries, calls, left_out_spreads(fits))
     for name, found in fits.items():
-        cited = {path: found.accelerator.citations[path].source for path in found.values}
+        entries = {path: (value, None, GIVEN, "derived") for path, value in FITS[name].given.items()}
+        for path, value in found.values.items():
+            cited = found.accelerator.citations[path]
+            entries[path] = (value, found.stderr.get(path), cited.source, cited.basis)
         rows = fitted_rows(name)
         spread = spreads(rows, predict(found.accelerator, rows, found.call_s))
-        lines += _section(name, found.values, cited, found.call_s, spread)
+        lines += _section(name, entries, found.call_s, spread)
     return "\n".join(lines) + "\n"
 
 
-def _section(name: str, values: Mapping, sources: Mapping, calls: Mapping, spread: Mapping) -> list[str]:
+def _section(name: str, entries: Mapping[str, tuple], calls: Mapping, spread: Mapping) -> list[str]:
     lines = [f"[{name}.constants]"]
-    for path, value in values.items():
+    for path, (value, stderr, source, basis) in entries.items():
         shown = str(value).lower() if isinstance(value, (bool, np.bool_)) else f"{value:.4g}"
-        lines.append(f'"{path}" = {{ value = {shown}, source = "{sources[path]}", basis = "measured" }}')
+        error = "" if stderr is None else f"stderr = {stderr:.2g}, "
+        lines.append(f'"{path}" = {{ value = {shown}, {error}source = "{source}", basis = "{basis}" }}')
     lines += ["", f"[{name}.calls]", *(f'"{harness}" = {value:.3g}' for harness, value in calls.items())]
     lines += ["", f"[{name}.spread]"]
     for kind, steps in spread.items():

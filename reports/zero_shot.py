@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from reports.arguments import ReportError
-from reports.fits import OWN
+from reports.fits import OUTER, chip_of, is_known, typical, with_constants
 from reports.shipped import shipped
 from reports.validation import Validation, fitted_constants, validate
 from simulator import Accelerator, preset, presets
-from simulator.accelerator import SECTIONS, MemoryLevel, call_times
+from simulator.accelerator import call_times, standard_errors
 from workloads.measured import Measurements
-
-#: Stands for the name of the farthest memory level, which differs between chips.
-OUTER = "memory.OUTER"
 
 
 def leave_one_out(
@@ -29,8 +24,8 @@ def leave_one_out(
     """Every measurement predicted as if nobody had measured its chip: nothing of it is fitted, all rows are judged.
 
     For each device its datasheet takes, in place of what it assumes, the constants of the other chips of its family:
-    the geometric mean, or the most common value of a whole number, a choice or an ability; none that `OWN` says are
-    of one device alone. A harness adds the geometric mean of what it adds on
+    the geometric mean, or the most common value of a whole number, a choice or an ability; none that are
+    of one device alone or that its measurements do not tell. A harness adds the geometric mean of what it adds on
     the other chips, and nothing where no other was timed by it. Boards of the same chip (`chip_of`) are left out
     together.
 
@@ -68,42 +63,11 @@ def others_of(name: str, chips: Mapping[str, Accelerator], constants: Mapping[st
     return [o for o in constants if chips[o].family == family and chip_of(o) != chip_of(name)]
 
 
-def chip_of(device: str) -> str:
-    """The chip on a board: the name up to its first dash ("a100" of "a100-pcie-40gb")."""
-    return device.split("-", 1)[0]
-
-
 def general(chip: Accelerator) -> dict[str, float]:
-    """Fitted constants of a chip by path, its farthest memory level named `OUTER`."""
-    outer = f"memory.{list(chip.memory)[-1]}."
-    return {path.replace(outer, f"{OUTER}."): value for path, value in fitted_constants(chip).items()}
-
-
-def with_constants(chip: Accelerator, constants: Mapping[str, object]) -> Accelerator:
-    """The chip with constants by path, as `general` names them, where it only had the assumptions of its family."""
-    outer = f"memory.{list(chip.memory)[-1]}"
-    named = {path.replace(OUTER, outer): value for path, value in constants.items()}
-    known = {path for path, cited in chip.citations.items() if cited.basis != "assumed"}
-    return chip.replace({path: value for path, value in named.items() if path not in known})
-
-
-def typical(found: Sequence[Mapping[str, object]], whole: bool = True) -> dict[str, object]:
-    """Of each key the geometric mean of its values; with `whole` the most common value where the field is discrete."""
-    paths = dict.fromkeys(path for values in found for path in values if path not in OWN)
-    typical = {}
-    for path in paths:
-        values = [known[path] for known in found if path in known]
-        if whole and is_discrete(path):
-            typical[path] = Counter(values).most_common(1)[0][0]
-        else:
-            typical[path] = float(np.exp(np.mean(np.log(values))))
-    return typical
-
-
-def is_discrete(path: str) -> bool:
-    """Whether a field takes whole numbers, choices or yes and no, so that a mean of it is no value of it."""
-    section, leaf = path.split(".")[0], path.rsplit(".", 1)[-1]
-    kind = MemoryLevel if section == "memory" else SECTIONS[section]
-    rules = {item.name: item.metadata for item in dataclasses.fields(kind)}
-    metadata = rules.get(leaf, {})  # an element type's rate is no field of its own
-    return "choices" in metadata or "flag" in metadata or bool(metadata.get("rule", {}).get("whole"))
+    """Fitted constants of a chip that its measurements tell, its farthest memory level named `OUTER`."""
+    outer, errors = f"memory.{list(chip.memory)[-1]}.", standard_errors(chip.name)
+    return {
+        path.replace(outer, f"{OUTER}."): value
+        for path, value in fitted_constants(chip).items()
+        if is_known(value, errors.get(path))
+    }

@@ -488,6 +488,12 @@ def call_times(name: str) -> dict[str, float]:
     return dict(known.get(name, known.get("gpu", {})).get("calls", {}))
 
 
+def standard_errors(name: str) -> dict[str, float]:
+    """Standard error of each constant fitted for preset `name`, by path; discrete ones have none."""
+    constants = _calibrated().get(name, {}).get("constants", {})
+    return {path: entry["stderr"] for path, entry in constants.items() if "stderr" in entry}
+
+
 def measured_presets() -> tuple[str, ...]:
     """Presets whose constants are fitted to measurements of the device itself."""
     return tuple(name for name in _calibrated() if name not in FAMILIES)

@@ -55,7 +55,7 @@ class Calibration:
 
     accelerator: with the fitted constants, cited as measured. values, stderr: of each constant by path, in its own
     unit (the standard error of its logarithm times the value). correlation: of the logarithms, (constants,
-    constants), in the order of `values`. call_s: what each harness adds to a call, by name [s]. residuals:
+    constants), in the order of `stderr`. call_s: what each harness adds to a call, by name [s]. residuals:
     log(predicted / measured) of the measurements fitted, (measurements,). warnings: what the data could not tell.
     """
 
@@ -233,7 +233,10 @@ class _Fit:
             value = fields[path] or 0.0
             # from the edge of its range a constant changes nothing
             values.append(value if low < value < high else np.sqrt(low * high))
-        least = [self.measurements.time_s[self.harness == i].min() / 2 for i in range(len(self.harnesses))]
+        least = [
+            np.clip(self.measurements.time_s[self.harness == i].min() / 2, 2e-8, 9.0)
+            for i in range(len(self.harnesses))
+        ]
         return np.log(np.array(values + least))
 
     def limits(self) -> tuple[np.ndarray, np.ndarray]:
@@ -340,7 +343,7 @@ def _calibration(accelerator, choices, found: _Found, measurements, source: str)
         accelerator=dataclasses.replace(calibrated, citations=citations),
         values=fitted | {path: accelerator.fields[path] for path in choices},
         stderr={path: float(deviation[i] * values[i]) for i, path in enumerate(paths) if free[i]},
-        correlation=correlation[:count, :count],
+        correlation=correlation[:count, :count][np.ix_(free[:count], free[:count])],
         call_s={name: float(v) for name, v in zip(found.harnesses, values[count:], strict=True)},
         residuals=found.residuals,
         cost=float(found.cost),

@@ -78,11 +78,13 @@ def output_stationary(
     `prologue_cycles` to start and end; blocks that are in a unit together, as many as `resident_results` result
     elements allow, hide each other's waits. Operand rows lie k elements apart: where those of a block span more than
     the `reach_bytes` one unit can address without a walk of the page table, its arithmetic takes up to `reach_cost`
-    longer (None: it never does). The k terms of a single product may
-    be shared by `SPLITS` units to give idle ones work, which then exchange fp32 partial sums at `split_cycles`;
-    products of a batch are not split and use no side below `batched_tile` (or the largest there is), fused attention (`is_attention`) may do
-    both. The best combination is taken, judged by the units' time and the traffic to the shared memory
-    `shared_bytes_per_s` [bytes/s]. `useful` is the share of 2 batch m n k that is computed. Monotone in every size.
+    longer (None: it never does).
+
+    The k terms of a single product may be shared by `SPLITS` units to give idle ones work; they then exchange fp32
+    partial sums, at `split_cycles`. Products of a batch are not split and use no side below `batched_tile` (or the
+    largest there is); fused attention (`is_attention`) may do both. The best combination is taken, judged by the
+    units' time and the traffic to the shared memory `shared_bytes_per_s` [bytes/s]. `useful` is the share of
+    2 batch m n k that is computed. Monotone in every size.
 
     Ref.: wave quantisation, NVIDIA Deep Learning Performance Guide, "Matrix multiplication background", 2023;
     latency hiding, Volkov, Understanding Latency Hiding on GPUs, UC Berkeley EECS-2016-143.
