@@ -1,4 +1,4 @@
-"""The command line: `rooftrace run`, `compare`, `networks`, `accelerators`, `trace`.
+"""The command line: `rooftrace run`, `compare`, `networks`, `accelerators`, `trace`, `validate`.
 
 Parses, calls, prints. Results go to standard output, notes and errors to standard error. Exit status: 0 done, 2 bad
 input or a file that cannot be read or written, 130 interrupted, 141 the reader of a pipe went away, 1 a mistake of the
@@ -193,7 +193,22 @@ def _trace(options) -> int:
     return 0
 
 
-COMMANDS = {"run": _run, "compare": _compare, "networks": _networks, "accelerators": _accelerators, "trace": _trace}
+def _validate(options) -> int:
+    from reports.silicon_validation import silicon_tables
+
+    comparison, errors = silicon_tables()
+    _print(comparison, "", errors)
+    return 0
+
+
+COMMANDS = {
+    "run": _run,
+    "compare": _compare,
+    "networks": _networks,
+    "accelerators": _accelerators,
+    "trace": _trace,
+    "validate": _validate,
+}
 
 
 # -- pieces of the commands ------------------------------------------------------------------------
@@ -264,7 +279,12 @@ def _accelerator_lines(name: str) -> list[str]:
     facts += [textwrap.fill(device.notes, 110)] if device.notes else []
     share = percent(assumed / max(1, len(cited)))
     facts += [f"{len(cited)} numbers with a source, {assumed} of them assumed or estimated ({share})"]
-    return [*facts, "", table(["field", "value", "basis", "source"], rows)]
+    from reports.silicon_validation import silicon_rows
+
+    derived = ["derived", "value", "range of the unit costs", "published", "source"]
+    parts = ", ".join(f"{part} {mm2:.3g}" for part, mm2 in device.area_by_part_mm2().items() if mm2)
+    silicon = table(derived, silicon_rows(device))
+    return [*facts, "", table(["field", "value", "basis", "source"], rows), "", silicon, f"area by part, mm2: {parts}"]
 
 
 def _usual_dtype(device) -> str:

@@ -154,6 +154,20 @@ def parser() -> argparse.ArgumentParser:
     )
     chips.add_argument("name", nargs="?", metavar="NAME|FILE", help="one chip: every number with its source and basis")
 
+    validate = _command_parser(
+        commands,
+        "validate",
+        "the model beside what was published or measured, with its errors",
+        "rooftrace validate --set silicon",
+    )
+    validate.add_argument(
+        "--set",
+        required=True,
+        choices=("silicon",),
+        metavar="silicon",
+        help="what is compared: silicon (area, design power and peak of shipped chips)",
+    )
+
     trace = _command_parser(
         commands,
         "trace",
