@@ -305,7 +305,12 @@ def _accelerator_lines(name: str) -> list[str]:
     facts += [textwrap.fill(device.notes, 110)] if device.notes else []
     share = percent(assumed / max(1, len(cited)))
     facts += [f"{len(cited)} numbers with a source, {assumed} of them assumed or estimated ({share})"]
-    return [*facts, "", table(["field", "value", "basis", "source"], rows)]
+    from reports.silicon_validation import silicon_rows
+
+    derived = ["derived", "value", "range of the unit costs", "published", "source"]
+    parts = ", ".join(f"{part} {mm2:.3g}" for part, mm2 in device.area_by_part_mm2().items() if mm2)
+    silicon = table(derived, silicon_rows(device))
+    return [*facts, "", table(["field", "value", "basis", "source"], rows), "", silicon, f"area by part, mm2: {parts}"]
 
 
 def _usual_dtype(device) -> str:

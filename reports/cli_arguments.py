@@ -179,6 +179,7 @@ def _add_validate(commands) -> None:
         "rooftrace validate --on v100-sxm --chart scatter.png",
         "rooftrace validate --set neusight-products vidur-products --csv rows.csv",
         "rooftrace validate --on my-chip.toml --set my-timings.csv",
+        "rooftrace validate --set silicon",
         "rooftrace validate --zero-shot",
         "rooftrace validate --check",
     )

@@ -46,13 +46,16 @@ def result_document(result, changes: Mapping[str, object] | None = None, profile
     - summary: latency_s, serial_s (ops one at a time), critical_path_s, sequences_per_s, tokens_per_s, utilisation,
       attained_flops_per_s, intensity_flops_per_byte (farthest memory level), bound (that sets most time),
       time_share_by_bound {bound: share}, time_share_by_layer {layer: share}, footprint_bytes {what: bytes, with
-      total}, capacity_bytes, fits, warnings [text]
+      total}, capacity_bytes, fits, warnings [text]; derived from the chip's silicon: energy_j, average_power_w,
+      energy_per_token_j, energy_by_level_j {matrix, vector, special, memory levels, link, static: J},
+      price_per_million_tokens_usd
     - ops: one object a row of the executed trace, in program order: row, layer, op, kind, phase, dtype, repeats,
       serial_steps, batch, m, n, k (columns of the trace); time_s (one run), total_s (all runs), time_share (of
       serial_s), bound, bounds_s {bound: s of one run}, flops (those the roofline counts, one run), matrix_flops,
       vector_flops, special_ops (one run), traffic_bytes {memory level: bytes of one run}, intensity_flops_per_byte
       {memory level: FLOP/byte}, attained_flops_per_s, utilisation (of the peak of the unit used), roof_fraction,
-      resident (share of recurrent weights kept on chip; null outside a recurrence)
+      resident (share of recurrent weights kept on chip; null outside a recurrence), energy_j (all runs, with the
+      static energy of their time)
     - measured (only with the `profile` the trace was read from): device, recorded_s, attributed (share of it in
       operators with a known cost), executions, ops: the rows of `reports.measured.compare_rows`
 
@@ -131,7 +134,7 @@ def comparison_rows(results) -> list[dict]:
 
     Columns: network, accelerator, dtype (types joined by "+"), sequences, tokens, latency_s, critical_path_s,
     sequences_per_s, tokens_per_s, utilisation, attained_flops_per_s, bound, bound_share, footprint_bytes,
-    capacity_bytes, fits.
+    capacity_bytes, fits, energy_j, average_power_w, energy_per_token_j, price_per_million_tokens_usd.
     """
     rows = []
     for result in labelled(results).values():
@@ -148,7 +151,8 @@ def comparison_rows(results) -> list[dict]:
             row[key] = numbers[key]
         row |= {"attained_flops_per_s": numbers["attained_flops_per_s"], "bound": bound, "bound_share": share}
         row["footprint_bytes"] = numbers["footprint_bytes"]["total"]
-        rows.append(plain(row | {key: numbers[key] for key in ("capacity_bytes", "fits")}))
+        rest = ("capacity_bytes", "fits", "energy_j", "average_power_w", "energy_per_token_j")
+        rows.append(plain(row | {key: numbers[key] for key in (*rest, "price_per_million_tokens_usd")}))
     return rows
 
 
@@ -183,12 +187,17 @@ def _summary(result) -> dict:
         "footprint_bytes": result.footprint,
         "capacity_bytes": result.capacity_bytes,
         "fits": bool(result.fits),
+        "energy_j": result.energy_j,
+        "average_power_w": result.average_power_w,
+        "energy_per_token_j": result.energy_per_token_j,
+        "energy_by_level_j": result.energy_by_level_j(),
+        "price_per_million_tokens_usd": result.price_per_million_tokens_usd(),
         "warnings": list(result.warnings),
     }
 
 
 def _ops(result) -> list[dict]:
-    trace, total = result.trace, result.total_s.sum()
+    trace, total, energy_j = result.trace, result.total_s.sum(), result.energy_by_op_j
     rows = []
     for row in range(len(trace)):
         op = {"row": row} | {column: trace.columns[column][row] for column in _FROM_TRACE}
@@ -208,6 +217,7 @@ def _ops(result) -> list[dict]:
             "utilisation": result.op_utilisation[row],
             "roof_fraction": result.roof_fraction[row],
             "resident": result.resident[row],
+            "energy_j": energy_j[row],
         }
         rows.append(op)
     return rows

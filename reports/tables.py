@@ -94,7 +94,7 @@ def header(result) -> str:
 
 
 def summary_table(result, style: str = "text") -> str:
-    """The whole network: latency, throughput, utilisation, time by bound and layer, memory, warnings.
+    """The whole network: latency, throughput, utilisation, time by bound and layer, memory, energy, price, warnings.
 
     Raises `ReportError` for an array of designs.
     """
@@ -106,6 +106,9 @@ def summary_table(result, style: str = "text") -> str:
         ["time by bound", _shares(result.time_share_by_bound())],
         ["time by layer", _shares(result.time_share_by_layer())],
         ["memory", _memory(result)],
+        ["energy", _energy(result)],
+        ["energy by use", _shares({name: j / result.energy_j for name, j in result.energy_by_level_j().items()})],
+        ["price", _price(result)],
         *(["warning", text] for text in result.warnings),
     ]
     return table(["", ""], rows, style) if style == "markdown" else table(["", ""], rows, style).lstrip("\n")
@@ -194,6 +197,19 @@ def _shares(shares, most: int = 6) -> str:
     parts = [f"{name} {percent(share)}" for share, name in ranked[:most]]
     rest = ranked[most:]
     return ", ".join([*parts, *([f"{len(rest)} more {percent(sum(s for s, _ in rest))}"] if rest else [])])
+
+
+def _energy(result) -> str:
+    whole, token = format_quantity(result.energy_j, "J"), format_quantity(result.energy_per_token_j, "J")
+    return f"{whole}, {format_quantity(result.average_power_w, 'W')} on average, {token} a token (derived)"
+
+
+def _price(result) -> str:
+    price = format_quantity(result.price_per_million_tokens_usd(), "USD")
+    listed = result.accelerator.package.price_usd is not None
+    return (
+        f"{price} a million tokens (device at {'list' if listed else 'derived'} price over its life, and electricity)"
+    )
 
 
 def _memory(result) -> str:

@@ -31,6 +31,8 @@ from simulator.accelerator import call_times
 from workloads.measured import Measurements
 from workloads.trace import nearest
 
+#: A set that is no table of timings: what the silicon of shipped chips comes to.
+SILICON = "silicon"
 LABELS = ("device", "set", "harness", "op", "kind", "dtype", "phase", "network", "shape")
 
 
@@ -41,6 +43,8 @@ def run(options) -> Outcome:
         return stated.check(options.check)
     if options.readme is not None:
         return stated.readme(options.readme)
+    if SILICON in options.set:
+        return _silicon(options)
     files = [name for name in options.set if is_file(name)]
     measurements, chips = _on(chosen(options.set), options.on, files)
     if options.zero_shot:
@@ -59,6 +63,19 @@ def run(options) -> Outcome:
         document=lambda: document(found, options.zero_shot),
         chart=lambda: _chart(found, options.zero_shot),
     )
+
+
+def _silicon(options) -> Outcome:
+    """Derived area, power and peak of shipped chips beside the published; not timings, so on its own."""
+    from reports.silicon_validation import silicon_tables, validate_silicon
+
+    for name in ("on", "zero_shot", "json", "chart"):
+        if getattr(options, name, None):
+            raise ReportError(f"--{name.replace('_', '-')} does not go with --set {SILICON}")
+    if len(options.set) > 1:
+        raise ReportError(f"--set {SILICON} is compared on its own")
+    first, second = silicon_tables()
+    return Outcome(lines=[first, "", second], rows=lambda: validate_silicon().to_dict("records"))
 
 
 def measurement_rows(validation: Validation) -> list[dict]:

@@ -15,11 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
+from simulator.silicon import Silicon, of_shape
 from workloads.trace import ELEMENT_BYTES, nearest
 
 FAMILIES = ("gpu", "systolic", "cpu", "spatial")
 DATAFLOWS = ("output-stationary", "weight-stationary")
 SCOPES = ("unit", "chip")
+#: What a memory level is made of: banks on the die, banks with tags and slices, or devices beside it.
+TECHNOLOGIES = (
+    *("sram", "cache", "hbm", "hbm2", "hbm2e", "hbm3", "hbm3e", "gddr5", "gddr5x", "gddr6"),
+    *("lpddr4", "lpddr5", "ddr3", "ddr4", "ddr5"),
+)
 BASES = ("vendor peak", "vendor", "measured", "derived", "estimated", "assumed")
 BOUNDS_BESIDE_MEMORY = ("matrix", "feed", "vector", "special", "link", "latency")
 UNIT_SUFFIXES = (
@@ -53,7 +59,10 @@ def _number(meaning, default=dataclasses.MISSING, *, least=None, above=None, mos
 
 
 def _choice(meaning, choices, default):
-    return field(default=default, metadata={"meaning": meaning, "choices": choices})
+    """One of `choices`; None (unstated) too where that is the default."""
+    return field(
+        default=default, metadata={"meaning": meaning, "choices": choices, "rule": {"optional": default is None}}
+    )
 
 
 def _flag(meaning, default):
@@ -148,6 +157,7 @@ class VectorUnits:
     clock_hz: object = _number("clock", above=0)
     flops_per_cycle: object = _number("additions and multiplications per cycle and unit", above=0)
     special_per_cycle: object = _number("transcendental evaluations per cycle and unit", above=0)
+    register_bytes: object = _number("register file of one unit (none: its family's)", None, least=0, optional=True)
     sustained: object = _number("share of the peak a long op reaches", 1.0, above=0, most=1)
 
 
@@ -159,7 +169,17 @@ class MemoryLevel:
     bandwidth_bytes_per_s: object = _number("bandwidth, all units together, reads and writes", above=0)
     sustained: object = _number("share of the bandwidth a long stream reaches", 1.0, above=0, most=1)
     latency_s: object = _number("time until the first byte arrives", 0.0, least=0)
-    energy_j_per_byte: object = _number("energy to move a byte", None, above=0, optional=True)
+    energy_j_per_byte: object = _number(
+        "energy to move a byte (none: derived from technology, capacity and node)", None, above=0, optional=True
+    )
+    technology: object = _choice(
+        "what it is made of (none: on the die, but the farthest level is what its family usually has)",
+        TECHNOLOGIES,
+        None,
+    )
+    interface_bytes_per_s: object = _number(
+        "bandwidth of one stack, device or channel (none: the best of its technology)", None, above=0, optional=True
+    )
     scope: object = _choice("private to each matrix unit, or shared by the chip", SCOPES, "chip")
     keeps_weights: object = _flag("weights of a recurrence may stay here from step to step", False)
     keeps_activations: object = _flag("results may stay here until the next op reads them", False)
@@ -216,6 +236,9 @@ class Package:
     area_mm2: object = _number("die area, all compute dies", None, above=0, optional=True)
     process_nm: object = _number("process node", None, above=0, optional=True)
     price_usd: object = _number("list price at introduction", None, above=0, optional=True)
+    enabled_share: object = _number(
+        "share of the units on the die that are switched on (none: all)", None, above=0, most=1, optional=True
+    )
 
 
 SECTIONS = {
@@ -424,6 +447,57 @@ class Accelerator:
         """Ridge point: the intensity above which `dtype` products are not bound by `level` (default: the farthest)."""
         memory = self.outer if level is None else self.memory[level]
         return self.peak_flops_per_s(dtype) / memory.bandwidth_bytes_per_s
+
+    # -- silicon: derived from the fields and the unit costs of silicon.toml ------------------------
+
+    @cached_property
+    def silicon(self) -> Silicon:
+        """Area, power, price and unit energies, part by part; `Silicon(chip, "low")` and "high" are their range."""
+        return Silicon(self)
+
+    def area_by_part_mm2(self) -> dict[str, object]:
+        """Derived area by part: matrix, vector, control, memory levels on the die, memory interfaces, link, other."""
+        return {part: of_shape(mm2, self.shape) for part, mm2 in self.silicon.area_by_part_mm2.items()}
+
+    @property
+    def area_mm2(self):
+        """Derived area of all dies, of `shape`; the published one is `package.area_mm2`. [mm2]"""
+        return of_shape(self.silicon.area_mm2, self.shape)
+
+    @property
+    def shoreline_mm(self):
+        """Edge of the dies that memory interfaces and links take. [mm]"""
+        return of_shape(self.silicon.shoreline_mm, self.shape)
+
+    @property
+    def shoreline_available_mm(self):
+        """Edge of the dies that interfaces could take; a design that needs more cannot be built. [mm]"""
+        return of_shape(self.silicon.shoreline_available_mm, self.shape)
+
+    @property
+    def static_power_w(self):
+        """Derived power with nothing to do. [W]"""
+        return of_shape(self.silicon.static_power_w, self.shape)
+
+    @property
+    def peak_power_w(self):
+        """Derived power with arithmetic, memory and link at full rate; the published limit is `package.tdp_w`. [W]"""
+        return of_shape(self.silicon.peak_power_w, self.shape)
+
+    @property
+    def die_price_usd(self):
+        """Derived price of the good dies of one device. [USD]"""
+        return of_shape(self.silicon.die_price_usd, self.shape)
+
+    @property
+    def memory_price_usd(self):
+        """Derived price of the memory beside the dies. [USD]"""
+        return of_shape(self.silicon.memory_price_usd, self.shape)
+
+    @property
+    def price_usd(self):
+        """Derived price of the parts: dies, memory, package; the published list price is `package.price_usd`. [USD]"""
+        return of_shape(self.silicon.price_usd, self.shape)
 
     def _macs(self, dtype: str):
         try:
@@ -715,6 +789,8 @@ def _replaced(section, values: Mapping, where: str, path: str):
 
 def _checked_value(value, metadata: Mapping, place: str):
     if "choices" in metadata:
+        if value is None and metadata["rule"]["optional"]:
+            return None
         if not isinstance(value, str) or value not in metadata["choices"]:
             raise AcceleratorError(f"{place}: unknown {value!r}{nearest(value, metadata['choices'])}")
         return value

@@ -8,8 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
-from simulator import uncertainty
+from simulator import consumption, energy, uncertainty
 from simulator.accelerator import Accelerator, AcceleratorError
+from simulator.silicon import of_shape
+from simulator.unit_costs import costs
 from workloads.trace import Trace, nearest
 
 
@@ -42,10 +44,7 @@ class Result:
         return value.reshape(*self.shape, len(self.trace))
 
     def _whole(self, key: str):
-        value = self.output[key][0]
-        if not self.shape:
-            return float(value[0])
-        return np.broadcast_to(value, self.shape) if len(value) == 1 else value.reshape(self.shape)
+        return self._per_design(self.output[key][0])
 
     def _field(self, value):
         """A field of the accelerator against the op axis: S + (1,) or a scalar."""
@@ -237,6 +236,96 @@ class Result:
             ideal_s = ideal_s + work / self.accelerator.peak_flops_per_s(dtype)
         return ideal_s / self.latency_s
 
+    # -- energy and price --------------------------------------------------------------------------
+
+    @cached_property
+    def _energy_by_use_j(self) -> dict[str, np.ndarray]:
+        return consumption.energy_by_use_j(self.trace, self.output, self.accelerator)
+
+    def energy_by_level_j(self) -> dict[str, object]:
+        """Energy of the whole network by use: matrix, vector, special, each memory level, link, static. Shape S each.
+
+        Sums to `energy_j`. Products count their useful multiply-accumulates, not the padding of their tiles.
+        """
+        return {name: self._per_design(value) for name, value in self._energy_by_use_j.items()}
+
+    @cached_property
+    def energy_j(self):
+        """Energy of the whole network: work, data and static power for its latency. Shape S."""
+        return self._per_design(sum(self._energy_by_use_j.values()))
+
+    @property
+    def energy_by_op_j(self) -> np.ndarray:
+        """Energy of all runs of each op; static energy is shared out by time. Sums to `energy_j`. S + (ops,)"""
+        value = consumption.energy_by_op_j(self.trace, self.output, self.accelerator).T
+        return np.broadcast_to(value.reshape(-1, len(self.trace)), (self.accelerator.designs, len(self.trace))).reshape(
+            *self.shape, len(self.trace)
+        )
+
+    @property
+    def average_power_w(self):
+        """Energy over latency. Shape S."""
+        return self.energy_j / self.latency_s
+
+    @property
+    def energy_per_token_j(self):
+        """Energy for each position (token, time step) of each sequence. Shape S."""
+        return self.energy_j / (self.trace.sequences * self.trace.tokens)
+
+    def price_per_million_tokens_usd(
+        self,
+        *,
+        device_price_usd=None,
+        gross_margin=None,
+        life_years=None,
+        load=1.0,
+        electricity_usd_per_kwh=None,
+        facility_overhead=None,
+    ):
+        """What a million positions (tokens, time steps) cost: the device over its life, and electricity. Shape S.
+
+        `device_price_usd` defaults to the published list price (`package.price_usd`); where there is none, to the
+        derived price of the parts over (1 - `gross_margin`). `load` is the share of `life_years` in which the device
+        works; idle time is paid for but draws no power here. `facility_overhead` is the power of the building over
+        that of the device. Defaults and their sources are in `silicon.toml`, table `price`. Host, network and staff
+        are not counted. Raises `AcceleratorError` for a number out of range.
+        """
+        usual, chip = costs(), self.accelerator
+        given = {
+            "gross_margin": gross_margin,
+            "life_years": life_years,
+            "electricity_usd_per_kwh": electricity_usd_per_kwh,
+            "facility_overhead": facility_overhead,
+        }
+        terms = {name: usual[f"price.{name}"] if value is None else value for name, value in given.items()}
+        _check_range("gross_margin", terms["gross_margin"], 0.0, 1.0, open_above=True)
+        _check_range("load", load, 0.0, 1.0, open_below=True)
+        _check_range("life_years", terms["life_years"], 0.0, np.inf, open_below=True, open_above=True)
+        _check_range("electricity_usd_per_kwh", terms["electricity_usd_per_kwh"], 0.0, np.inf, open_above=True)
+        _check_range("facility_overhead", terms["facility_overhead"], 1.0, np.inf, open_above=True)
+        if device_price_usd is None:
+            device_price_usd = chip.package.price_usd
+        if device_price_usd is None:
+            device_price_usd = chip.price_usd / (1.0 - terms["gross_margin"])
+        _check_range("device_price_usd", device_price_usd, 0.0, np.inf, open_above=True)
+        usd_per_s = energy.running_usd_per_s(
+            device_price_usd,
+            terms["life_years"],
+            load,
+            self.average_power_w,
+            terms["electricity_usd_per_kwh"],
+            terms["facility_overhead"],
+        )
+        return of_shape(1e6 * usd_per_s / self.tokens_per_s, self.shape)
+
+    def _per_design(self, value: np.ndarray):
+        """(designs,) or (1,) as S."""
+        if not self.shape:
+            return float(value[0])
+        return np.broadcast_to(value, self.shape) if len(value) == 1 else value.reshape(self.shape)
+
+    # -- shares ------------------------------------------------------------------------------------
+
     def network_intensity(self, level: str | None = None):
         """Operations per byte moved at a memory level (default: the farthest), all runs. Shape S.
 
@@ -338,6 +427,7 @@ class Result:
             "utilisation": self.op_utilisation,
             "roof_fraction": self.roof_fraction,
             "resident": self.resident,
+            "energy_j": self.energy_by_op_j,
         }
         return pd.DataFrame(columns)
 
@@ -358,6 +448,11 @@ class Result:
             "time_share_by_bound": shares,
             "serial_s": float(self.serial_s),
             "critical_path_s": float(self.critical_path_s),
+            "energy_j": self.energy_j,
+            "average_power_w": self.average_power_w,
+            "energy_per_token_j": self.energy_per_token_j,
+            "price_per_million_tokens_usd": self.price_per_million_tokens_usd(),
+            "energy_by_level_j": self.energy_by_level_j(),
             "footprint_bytes": self.footprint["total"],
             "capacity_bytes": float(self.capacity_bytes),
             "fits": bool(self.fits),
@@ -392,3 +487,18 @@ def _ratio(flops, moved_bytes):
     ratio = np.full(flops.shape, np.inf)
     np.divide(flops, moved_bytes, out=ratio, where=moved_bytes > 0)
     return ratio if ratio.ndim else float(ratio)
+
+
+def _check_range(name: str, value, least: float, most: float, *, open_below: bool = False, open_above: bool = False):
+    """Refuse a number outside [least, most], or at an end that is open."""
+    try:
+        array = np.asarray(value, float)
+    except (TypeError, ValueError):
+        raise AcceleratorError(f"{name} must be a number, got {value!r}") from None
+    low = array <= least if open_below else array < least
+    high = array >= most if open_above else array > most
+    if np.any(low | high | np.isnan(array)):
+        ends = f"{'above' if open_below else 'at least'} {least:g}"
+        if np.isfinite(most):
+            ends += f" and {'below' if open_above else 'at most'} {most:g}"
+        raise AcceleratorError(f"{name} must be {ends}, got {value!r}")

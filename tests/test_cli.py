@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -355,7 +356,7 @@ def test_accelerators_lists_all_with_peak_and_bandwidth(run):
 @pytest.mark.parametrize("name", presets())
 def test_one_accelerator_shows_every_number_with_its_source(run, name):
     out = done(run("accelerators", name))
-    rows = {line.split()[0]: line for line in out.split("\n\n", 1)[1].splitlines()[1:]}
+    rows = {line.split()[0]: line for line in out.split("\n\n")[1].splitlines()[1:]}
     device = preset(name)
     # a family shares assumptions that mean nothing to its members of the other dataflow
     meaningless = {"matrix.stores_padded_tiles", "matrix.reach_cost", "matrix.operand_macs", "matrix.batched_tile"}
@@ -374,7 +375,36 @@ def test_one_accelerator_shows_every_number_with_its_source(run, name):
 # -- help and version --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["run", "compare", "networks", "accelerators", "trace"])
+def test_one_accelerator_shows_its_silicon_beside_what_is_published(run):
+    derived, parts = done(run("accelerators", "h100-sxm")).rstrip("\n").rsplit("\n\n", 1)[1].rsplit("\n", 1)
+    rows = {line[:15].strip(): line for line in derived.splitlines()[1:]}
+    assert "814 mm2" in rows["area"]
+    assert "H100 Tensor Core GPU Architecture whitepaper" in rows["area"]
+    assert "700 W" in rows["power, design"]
+    assert {"edge taken", "edge available", "power, static", "price of dies", "price of memory"} <= set(rows)
+    assert all(" to " in line for line in rows.values())
+    assert parts.startswith("area by part, mm2: matrix ")
+
+
+def test_run_shows_energy_power_and_price(run):
+    lines = done(run("run", "bert-base", "--on", "v100-sxm")).splitlines()
+    energy = next(line for line in lines if line.startswith("energy  "))
+    assert re.search(r"energy +[\d.]+ m?J, [\d.]+ W on average, [\d.]+ [mu]J a token", energy)
+    assert any(line.startswith("energy by use") and "static" in line for line in lines)
+    assert any(line.startswith("price") and "USD a million tokens" in line for line in lines)
+
+
+def test_validate_prints_the_judged_and_the_fitted_apart(run):
+    comparison, errors = done(run("validate", "--set", "silicon")).rstrip("\n").split("\n\n")
+    judged = {line.split()[1] for line in comparison.splitlines() if line.startswith("judged")}
+    fitted = {line.split()[1] for line in comparison.splitlines() if line.startswith("fitted")}
+    assert len(judged) >= 8
+    assert not judged & fitted
+    for quantity in ("area", "peak power", "peak"):
+        assert any(line.startswith("judged") and f" {quantity} " in line for line in errors.splitlines())
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "networks", "accelerators", "trace", "validate"])
 def test_help_has_examples_that_parse(run, command):
     out = done(run(command, "--help"))
     examples = out.split("examples:")[1]

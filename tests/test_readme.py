@@ -65,6 +65,12 @@ def test_tpu_errors_are_computed():
     assert [int(said[1]), int(said[2])] == [round(100 * statistics.median(errors)), round(100 * max(errors))]
 
 
+def test_silicon_table_is_computed():
+    from reports.silicon_validation import silicon_tables
+
+    assert silicon_tables("markdown")[1] in README
+
+
 def test_set_up_is_two_one_line_commands():
     commands = [block.strip() for block in fenced("sh")]
     assert len(commands) == 2

@@ -218,7 +218,7 @@ def test_the_frame_has_one_row_an_op_and_every_bound(result):
         *("flops", "vector_flops", "special_ops"),
         *(f"{level}_bytes" for level in levels),
         *(f"{level}_intensity_flops_per_byte" for level in levels),
-        *("attained_flops_per_s", "utilisation", "roof_fraction", "resident"),
+        *("attained_flops_per_s", "utilisation", "roof_fraction", "resident", "energy_j"),
     ]
     assert frame.op.tolist() == result.trace.op.tolist()
     assert frame.time_s.tolist() == result.time_s.tolist()
@@ -259,6 +259,11 @@ def test_the_summary_is_plain_numbers(result):
         "time_share_by_bound": {"latency": near(1.0)},
         "serial_s": near(LATENCY_S),
         "critical_path_s": near(LATENCY_S),
+        "energy_j": near(result.energy_j),  # by hand in test_silicon.py
+        "average_power_w": near(result.energy_j / LATENCY_S),
+        "energy_per_token_j": near(result.energy_j / 32),
+        "price_per_million_tokens_usd": near(result.price_per_million_tokens_usd()),
+        "energy_by_level_j": result.energy_by_level_j(),
         "footprint_bytes": 1920.0,
         "capacity_bytes": 1e6,
         "fits": True,

@@ -298,6 +298,11 @@ SUMMARY_KEYS = {
     "bound",
     "time_share_by_bound",
     "time_share_by_layer",
+    "energy_j",
+    "average_power_w",
+    "energy_per_token_j",
+    "energy_by_level_j",
+    "price_per_million_tokens_usd",
     "footprint_bytes",
     "capacity_bytes",
     "fits",
@@ -307,6 +312,7 @@ OP_KEYS = {
     *("row", "layer", "op", "kind", "phase", "dtype", "repeats", "serial_steps", "batch", "m", "n", "k"),
     *("time_s", "total_s", "time_share", "bound", "bounds_s", "flops", "matrix_flops", "vector_flops", "special_ops"),
     *("traffic_bytes", "intensity_flops_per_byte", "attained_flops_per_s", "utilisation", "roof_fraction", "resident"),
+    "energy_j",
 }
 
 
@@ -393,7 +399,8 @@ def test_comparison_csv_columns(result):
     assert columns[:6] == ["network", "accelerator", "dtype", "sequences", "tokens", "latency_s"]
     assert columns[6:] == [
         *("critical_path_s", "sequences_per_s", "tokens_per_s", "utilisation", "attained_flops_per_s", "bound"),
-        *("bound_share", "footprint_bytes", "capacity_bytes", "fits"),
+        *("bound_share", "footprint_bytes", "capacity_bytes", "fits", "energy_j", "average_power_w"),
+        *("energy_per_token_j", "price_per_million_tokens_usd"),
     ]
     assert all(column in comparison_rows.__doc__ for column in columns)
     row = next(csv.DictReader(io.StringIO(text)))

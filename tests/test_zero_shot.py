@@ -10,7 +10,8 @@ from conftest import CLOSED_FORM
 
 from reports import zero_shot
 from reports.arguments import ReportError
-from reports.zero_shot import OUTER, chip_of, is_discrete, leave_one_out, others_of, typical, with_constants
+from reports.fits import OUTER, chip_of, is_discrete, typical, with_constants
+from reports.zero_shot import leave_one_out, others_of
 from simulator import preset
 from simulator.accelerator import Citation
 from simulator.calibrate import predict
@@ -48,7 +49,9 @@ def test_typical_is_the_geometric_mean_or_the_most_common():
     assert found["latency.launch_s"] == pytest.approx(4e-6)
     assert found["vector.sustained"] == pytest.approx(0.3)
     assert typical([{"matrix.tile_m": v} for v in (32, 64, 64)]) == {"matrix.tile_m": 64}
-    assert typical([{"abilities.skips_masked": v} for v in (True, False, True)]) == {"abilities.skips_masked": True}
+    assert typical([{"abilities.fuses_elementwise": v} for v in (True, False, True)]) == {
+        "abilities.fuses_elementwise": True
+    }
     assert typical([]) == {}
     assert typical([{"matrix.clock_hz": 1e9}]) == {}  # of one device alone
 
