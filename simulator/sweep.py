@@ -57,7 +57,7 @@ class Sweep:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns: parameters, then metrics."""
-        return (*(axis.name for axis in self.space.axes), *self.table.columns)
+        return tuple(dict.fromkeys([*(axis.name for axis in self.space.axes), *self.table.columns]))
 
     def __getitem__(self, name: str) -> np.ndarray:
         """A column of the rows kept, by the name of a metric or of a field."""
