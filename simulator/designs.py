@@ -256,7 +256,8 @@ class Sample(_Rows):
         count = min(self.chunk_designs, self.designs - start)
         if self.sampler == "sobol":
             engine = _qmc().Sobol(len(self.axes), scramble=True, rng=self.seed)
-            cube = engine.fast_forward(start).random(count) if start else engine.random(count)
+            engine = engine.fast_forward(start) if start else engine
+            cube = engine.random(self.chunk_designs)[:count]  # whole powers of two are the balanced ones
         else:
             cube = np.random.default_rng([self.seed, chunk]).random((count, len(self.axes)))
         return {axis.name: _drawn(axis, cube[:, i]) for i, axis in enumerate(self.axes)}

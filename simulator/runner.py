@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from simulator.metrics import DesignSpaceError
+
+if TYPE_CHECKING:  # imports logging and more, which one design does not need
+    from concurrent.futures import Executor, Future
 
 #: Times a task is tried before its failure is the sweep's.
 TRIES = 4
@@ -35,6 +37,8 @@ def run(
     `DesignSpaceError` where the executor dies or a task keeps failing for reasons that are not its own; an error in a
     task (any ValueError) as it is.
     """
+    from concurrent.futures import Executor, ThreadPoolExecutor
+
     if executor is not None and not isinstance(executor, Executor):
         raise DesignSpaceError(f"executor must be a concurrent.futures.Executor, got {type(executor).__name__}")
     workers = os.cpu_count() or 1
@@ -76,8 +80,9 @@ class _Loop:
 
     def _submit(self, number: int) -> None:
         self.tries[number] = self.tries.get(number, 0) + 1
+        arguments = self.arguments(number)
         try:
-            self.pending[self.executor.submit(self.task, *self.arguments(number))] = number
+            self.pending[self.executor.submit(self.task, *arguments)] = number
         except ValueError:
             raise
         except Exception as error:  # each kind of executor has its own
@@ -92,6 +97,8 @@ class _Loop:
                 future.cancel()
 
     def _collect(self) -> None:
+        from concurrent.futures import FIRST_COMPLETED, wait
+
         for future in wait(self.pending, return_when=FIRST_COMPLETED).done:
             number = self.pending[future]
             try:

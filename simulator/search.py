@@ -65,8 +65,8 @@ def _array(found: list, point: np.ndarray) -> np.ndarray:
 def descend(archive: Archive, start: int, scale: np.ndarray | None = None, far: bool = True) -> tuple[int, bool]:
     """The place reached from a place by steepest descent, and whether every neighbour of it was tried.
 
-    Neighbours are those of `lines` and near `trades`. A design gives way to one that breaks the limits by less, then to a better objective, then to one that uses less
-    of the limits. Axes one by one while that helps, then pairs of them.
+    Neighbours are those of `lines` and near `trades`. A design gives way to one that breaks the limits by less, then to
+    a better objective, then to one that uses less of the limits. Axes one by one while that helps, then pairs.
     """
     lattice, here = archive.lattice, start
     neighbourhoods = [lines, lambda la, p: trades(la, p, near=True)]

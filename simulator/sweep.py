@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from simulator.mix import Measure, Mix, Part, identity, longest, measured, measu
 from simulator.progress import Progress
 from simulator.sweep_files import Checkpoint, Parts, fingerprint
 from workloads.trace import nearest
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 #: Designs of a chunk times rows of the trace: what one call of the simulator holds at once, some 10 MB.
 CHUNK_OPS = 2**16
@@ -165,7 +168,7 @@ def sweep(
     if keeping.kind == "all" and out is None:
         refuse_too_large(space.designs, len(columns))
     work = _Work(accelerator, networks, space, columns + _hidden(columns, limits), keeping, executor, progress)
-    prints = work.print() if out or checkpoint else ""
+    prints = work.fingerprint() if out or checkpoint else ""
     names = [column.name for column in work.columns]
     kept = Kept(keeping, names)
     if out:
@@ -254,7 +257,7 @@ class _Work:
         parts_of = {block.batch: self.networks.at(block.batch) for block in blocks}
         return parts_of, self.accelerator, blocks, self.columns, self.keep
 
-    def print(self) -> str:
+    def fingerprint(self) -> str:
         """Fingerprint: networks, accelerator, designs, metrics and what is kept."""
         batches = batches_of(self.space.axes, self.networks, "sweep")
         pieces = [identity(self.networks.at(batch)) for batch in batches]

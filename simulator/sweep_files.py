@@ -5,12 +5,10 @@ Both carry a fingerprint of what is swept, so that neither is ever taken for ano
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
 import time
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -26,6 +24,8 @@ _FINGERPRINT = "_fingerprint.json"
 
 def fingerprint(pieces: Iterable[bytes]) -> str:
     """A hash of everything the rows of a sweep depend on."""
+    import hashlib
+
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(len(piece).to_bytes(8, "little") + piece)
@@ -48,6 +48,8 @@ class Checkpoint:
             self._load()
 
     def _load(self) -> None:
+        import zipfile
+
         try:
             with np.load(io.BytesIO(self.path.read_bytes()), allow_pickle=False) as saved:
                 print_, done = str(saved["fingerprint"]), saved["done"]

@@ -13,7 +13,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("workloads", "simulator", "reports")
 PHYSICS = ("simulator.compute", "simulator.memory", "simulator.recurrence", "simulator.energy")
 HEAVY = ("pandas", "matplotlib", "torch", "onnx", "pyarrow", "scipy", "dask")
-FILES_ALLOWED = ("workloads.files", "workloads.networks", "workloads.importers", "simulator.accelerator", "reports")
+FILES_ALLOWED = (
+    "workloads.files",
+    "workloads.networks",
+    "workloads.importers",
+    "simulator.accelerator",
+    "simulator.sweep_files",
+    "reports",
+)
 FILE_CALLS = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "savetxt", "loadtxt", "genfromtxt"}
 
 
