@@ -127,8 +127,8 @@ def _elasticity(value, moved, time, time_moved) -> np.ndarray:
     """log ratio of the times over log ratio of the values; 0 at a value of zero, NaN where nothing was moved."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(time_moved / time) / np.log(moved / value)
-    ratio = np.where(value == 0, 0.0, ratio)
-    return np.where(moved == value, np.nan, ratio) + 0.0  # no -0.0
+    ratio = np.where(moved == value, np.nan, ratio)
+    return np.where(value == 0, 0.0, ratio) + 0.0  # no -0.0
 
 
 def _steps(accelerator: Accelerator) -> tuple[list[str], list[tuple[float, float]]]:
