@@ -25,17 +25,27 @@ _FASTER = (
     ".bandwidth_bytes_per_s",
     ".capacity_bytes",
     ".clock_hz",
-    ".sustained",
+    "sustained",
     "matrix.count",
     "vector.count",
     "vector.flops_per_cycle",
     "vector.special_per_cycle",
     "matrix.feed_bytes_per_cycle",
+    "matrix.operands_per_cycle",
     "matrix.max_split",
     "abilities.concurrent_ops",
     "abilities.overlap",
 )
-_SLOWER = (".latency_s", "latency.launch_s", "latency.step_s", "matrix.load_cycles", "matrix.prologue_cycles")
+_SLOWER = (
+    ".latency_s",
+    "latency.launch_s",
+    "latency.step_s",
+    "latency.first_steps_s",
+    "matrix.load_cycles",
+    "matrix.loop_cycles_per_byte",
+    "matrix.prologue_cycles",
+    "matrix.split_cycles",
+)
 #: Boxes split at once, and how near the best a box must be to be worth splitting.
 _TOGETHER, NEAR = 64, 1e-4
 

@@ -155,20 +155,24 @@ def free_resources(accelerator: Accelerator) -> dict[str, dict[str, float]]:
     f = accelerator.fields
 
     def faster(*paths: str) -> dict[str, float]:
-        return {path: f[path] * FREE for path in paths}
+        return {path: f[path] * FREE for path in paths if f[path] is not None}
 
+    def none(*paths: str) -> dict[str, float]:
+        return dict.fromkeys(paths, 0.0)
+
+    rates = [f"matrix.macs_per_cycle.{dtype}" for dtype in accelerator.dtypes]
+    waits = ("matrix.prologue_cycles", "matrix.loop_cycles_per_byte", "matrix.load_cycles")
     free = {
-        "matrix units": faster(*(f"matrix.macs_per_cycle.{dtype}" for dtype in accelerator.dtypes))
-        | {"matrix.prologue_cycles": 0.0},
-        "operand feed": faster("matrix.feed_bytes_per_cycle") | {"matrix.load_cycles": 0.0},
+        "matrix units": faster(*rates, "matrix.operands_per_cycle") | none("matrix.split_cycles"),
+        "operand feed": faster("matrix.feed_bytes_per_cycle") | none(*waits),
         "vector units": faster("vector.flops_per_cycle", "vector.special_per_cycle"),
     }
     free |= {f"{level} bandwidth": faster(f"memory.{level}.bandwidth_bytes_per_s") for level in accelerator.memory}
     if accelerator.link is not None:
-        free["link"] = faster("link.bandwidth_bytes_per_s") | {"link.latency_s": 0.0}
-    free["launch"] = {"latency.launch_s": 0.0}
-    free["dependent steps"] = {"latency.step_s": 0.0}
-    free["memory latency"] = {f"memory.{list(accelerator.memory)[-1]}.latency_s": 0.0}
+        free["link"] = faster("link.bandwidth_bytes_per_s") | none("link.latency_s")
+    free["launch"] = none("latency.launch_s")
+    free["dependent steps"] = none("latency.step_s", "latency.first_steps_s")
+    free["memory latency"] = none(f"memory.{list(accelerator.memory)[-1]}.latency_s")
     return free
 
 

@@ -265,6 +265,7 @@ def test_a_sample_is_of_the_space_and_the_same_for_a_seed(blocked):
     assert not np.array_equal(bandwidth, other.parameters(ids)["memory.dram.bandwidth_bytes_per_s"])
 
 
+@pytest.mark.sobol
 def test_sobol_samples_fill_evenly(blocked):
     pytest.importorskip("scipy", reason="needs scipy: pip install 'rooftrace[sobol]'")
     axes = axes_of(blocked, {"matrix.count": range(1, 17), "memory.dram.bandwidth": LogRange(1e9, 1e11)}, "sweep")

@@ -109,7 +109,7 @@ def test_a_list_of_designs_in_any_order(trace, blocked, form):
     assert found.row(0)["abilities.fuses_elementwise"] is True
 
 
-@pytest.mark.parametrize("sampler", ["random", "sobol"])
+@pytest.mark.parametrize("sampler", ["random", pytest.param("sobol", marks=pytest.mark.sobol)])
 def test_samples_are_simulated_as_drawn(trace, blocked, sampler):
     if sampler == "sobol":
         pytest.importorskip("scipy", reason="needs scipy: pip install 'rooftrace[sobol]'")
