@@ -135,8 +135,8 @@ def _table() -> dict[str, Metric]:
         # name, unit, better, mix, of the chip?, per-op arrays unread?, meaning
         ("latency_s", "s", "less", "sum", False, True, "time of the network"),
         ("critical_path_s", "s", "less", "sum", False, True, "longest dependent path, the machine unlimited"),
-        ("tokens_per_s", "1/s", "more", "time", False, True, "positions processed per second"),
-        ("sequences_per_s", "1/s", "more", "time", False, True, "sequences processed per second"),
+        ("tokens_per_s", "", "more", "time", False, True, "positions processed per second"),
+        ("sequences_per_s", "", "more", "time", False, True, "sequences processed per second"),
         ("utilisation", "", "more", "time", False, True, "share of the matrix units' peak"),
         ("attained_flops_per_s", "FLOP/s", "more", "time", False, True, "operations over latency"),
         ("dram_bytes", "B", "less", "sum", False, False, "bytes moved at the farthest memory level"),

@@ -162,7 +162,7 @@ def test_only_one_design_and_known_fields(trace, blocked):
         sensitivity(trace, blocked.grid({"matrix.clock": [1e9, 2e9]}))
     with pytest.raises(ValueError, match=r"did you mean 'memory\.dram\.bandwidth'"):
         sensitivity(trace, blocked).elasticity("memory.dram.bandwith")
-    with pytest.raises(ValueError, match="matrix.dataflow is not a number"):
+    with pytest.raises(ValueError, match=r"matrix\.dataflow is not a number"):
         sensitivity(trace, blocked).elasticity("matrix.dataflow")
     with pytest.raises(ValueError, match="is a function of the batch"):
         sensitivity(lambda batch: trace, blocked)
