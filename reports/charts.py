@@ -12,6 +12,7 @@ from reports.roofline_chart import roofline, roofline_panels
 from reports.roofline_markers import marker_area
 from reports.roofline_path_chart import roofline_path
 from reports.tornado_chart import tornado
+from reports.tune_chart import tuned
 from reports.utilisation_chart import utilisation
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "roofline_path",
     "save",
     "tornado",
+    "tuned",
     "utilisation",
 ]

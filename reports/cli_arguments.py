@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable
 
 from reports import export
 from reports.sources import TRACE_SUFFIXES
@@ -37,7 +38,9 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _whole(least: int):
+def whole(least: int):
+    """Reads a whole number of at least `least`."""
+
     def parse(text: str) -> int:
         if not re.fullmatch(r"[+-]?\d{1,18}", text) or int(text) < least:
             raise argparse.ArgumentTypeError(f"must be a whole number of {least} or more, got {text!r}")
@@ -46,7 +49,8 @@ def _whole(least: int):
     return parse
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """Reads NAME=VALUE."""
     name, equals, value = text.partition("=")
     if not (name.strip() and equals and value.strip()):
         raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
@@ -55,7 +59,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _setting(text: str) -> tuple[str, object]:
     """A builder's argument: a whole number, a number, true, false, none, or text."""
-    name, value = _pair(text)
+    name, value = pair(text)
     words = {"true": True, "false": False, "none": None}
     if value.lower() in words:
         return name.replace("-", "_"), words[value.lower()]
@@ -71,7 +75,7 @@ def _dims(text: str) -> dict[str, int | tuple[int, ...]]:
     """Sizes by name, "batch=8,seq=128"; of a tensor all its sizes, "x=8x128"."""
     found: dict[str, int | tuple[int, ...]] = {}
     for part in text.split(","):
-        name, value = _pair(part)
+        name, value = pair(part)
         if not re.fullmatch(r"\d{1,18}(x\d{1,18})*", value):
             raise argparse.ArgumentTypeError(f"{name} must be a whole number, or several as 8x128, got {value!r}")
         sizes = tuple(int(size) for size in value.split("x"))
@@ -83,8 +87,11 @@ def _dims(text: str) -> dict[str, int | tuple[int, ...]]:
     return found
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line. Its `error` raises `UsageError`; help and version leave by `SystemExit`."""
+def parser(*more: Callable) -> argparse.ArgumentParser:
+    """The parser of the whole command line, with the commands that functions in `more` add.
+
+    Its `error` raises `UsageError`; help and version leave by `SystemExit`.
+    """
     top = _Parser(
         prog="rooftrace",
         allow_abbrev=False,
@@ -93,6 +100,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=_examples(
             "rooftrace run bert-large --on a100-sxm-80gb --chart roofline.png",
             "rooftrace compare lstm-zaremba-large bert-large --on v100-sxm h100-sxm",
+            "rooftrace sensitivity lstm-zaremba-large --on v100-sxm",
+            "rooftrace tune bert-large --on v100-sxm --minimise latency_s --vary matrix.count=8:256 --budget power=75W",
             "rooftrace networks",
             "rooftrace accelerators h100-sxm",
         ),
@@ -100,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    run = _command_parser(
+    run = command_parser(
         commands,
         "run",
         "one network on one chip: time, throughput, utilisation, and why each op takes its time",
@@ -115,12 +124,12 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("network", metavar="NETWORK|FILE", help=f"a network by name, or in a file: {FORMS}")
     run.add_argument("--on", required=True, metavar="CHIP|FILE", help="a preset by name, or a chip (.toml)")
-    _add_settings(run)
-    _add_set(run)
-    _add_outputs(run, "one row an op", "see reports.export.result_document")
-    run.add_argument("--top", type=_whole(1), metavar="N", help="show only the N ops that take longest")
+    add_settings(run)
+    add_set(run)
+    add_outputs(run, "one row an op", "see reports.export.result_document")
+    run.add_argument("--top", type=whole(1), metavar="N", help="show only the N ops that take longest")
 
-    compare = _command_parser(
+    compare = command_parser(
         commands,
         "compare",
         "networks on chips side by side",
@@ -132,11 +141,11 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--on", required=True, nargs="+", metavar="CHIP|FILE", help="presets by name, or chips (.toml)"
     )
-    _add_settings(compare)
-    _add_set(compare)
-    _add_outputs(compare, "one row a network and chip", "see reports.export.comparison_document")
+    add_settings(compare)
+    add_set(compare)
+    add_outputs(compare, "one row a network and chip", "see reports.export.comparison_document")
 
-    listed = _command_parser(
+    listed = command_parser(
         commands,
         "networks",
         "the networks there are, with parameters and source",
@@ -145,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     )
     listed.add_argument("name", nargs="?", metavar="NAME", help="one network: its defaults and what may be set")
 
-    chips = _command_parser(
+    chips = command_parser(
         commands,
         "accelerators",
         "the chips there are, with peak and bandwidth",
@@ -154,7 +163,7 @@ def parser() -> argparse.ArgumentParser:
     )
     chips.add_argument("name", nargs="?", metavar="NAME|FILE", help="one chip: every number with its source and basis")
 
-    trace = _command_parser(
+    trace = command_parser(
         commands,
         "trace",
         "write a network's trace, one row a distinct op",
@@ -164,11 +173,14 @@ def parser() -> argparse.ArgumentParser:
     )
     trace.add_argument("network", metavar="NETWORK|FILE", help="a network by name, or a file, as for run")
     trace.add_argument("--out", required=True, metavar="FILE", help=f"the file to write: {', '.join(TRACE_SUFFIXES)}")
-    _add_settings(trace)
+    add_settings(trace)
+    for add_commands in more:
+        add_commands(commands)
     return top
 
 
-def _command_parser(commands, name: str, text: str, *examples: str) -> argparse.ArgumentParser:
+def command_parser(commands, name: str, text: str, *examples: str) -> argparse.ArgumentParser:
+    """The parser of one command, with examples."""
     parser = commands.add_parser(
         name,
         help=text,
@@ -185,10 +197,11 @@ def _examples(*lines: str) -> str:
     return "\n".join(["examples:", *(f"  {line}" for line in lines)])
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """What may be set of a network."""
     group = parser.add_argument_group("network (default: its own, see `rooftrace networks NAME`)")
-    group.add_argument("--batch", type=_whole(1), metavar="N", help="sequences at once")
-    group.add_argument("--seq-len", type=_whole(1), metavar="N", help="positions (tokens, time steps) of a sequence")
+    group.add_argument("--batch", type=whole(1), metavar="N", help="sequences at once")
+    group.add_argument("--seq-len", type=whole(1), metavar="N", help="positions (tokens, time steps) of a sequence")
     group.add_argument(
         "--dtype",
         metavar="TYPE",
@@ -197,7 +210,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--weight-dtype", metavar="TYPE", help="element type the weights are stored in")
     group.add_argument("--mode", metavar="prefill|decode", help="all positions at once, or one token against a cache")
-    group.add_argument("--cache-length", type=_whole(0), metavar="N", help="positions in the cache already")
+    group.add_argument("--cache-length", type=whole(0), metavar="N", help="positions in the cache already")
     group.add_argument(
         "--training", nargs="?", const="sgd", choices=("sgd", "adam"), metavar="sgd|adam", help="a training step (sgd)"
     )
@@ -221,22 +234,26 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_set(parser: argparse.ArgumentParser) -> None:
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """What may be set of a chip."""
     parser.add_argument(
         "--set",
         nargs="+",
         action="extend",
         default=[],
-        type=_pair,
+        type=pair,
         metavar="FIELD=VALUE",
         help="change a field of the chip, with its unit: memory.dram.bandwidth=2TB/s, latency.launch=1us",
     )
 
 
-def _add_outputs(parser: argparse.ArgumentParser, rows: str, layout: str) -> None:
+def add_outputs(parser: argparse.ArgumentParser, rows: str, layout: str, chart: str = "") -> None:
+    """Charts, csv and json; `chart` says what the one chart shows where it is not a roofline."""
     group = parser.add_argument_group("output (files are written whole or not at all; - is standard output)")
-    group.add_argument("--chart", metavar="FILE", help="roofline chart: .png, .svg or .pdf")
-    group.add_argument("--breakdown", metavar="FILE", help="chart of the time by layer and bound: .png, .svg or .pdf")
+    group.add_argument("--chart", metavar="FILE", help=f"{chart or 'roofline chart'}: .png, .svg or .pdf")
+    if not chart:
+        text = "chart of the time by layer and bound: .png, .svg or .pdf"
+        group.add_argument("--breakdown", metavar="FILE", help=text)
     group.add_argument("--csv", nargs="?", const=STDOUT, metavar="FILE|-", help=f"numbers in SI units, {rows}")
     group.add_argument(
         "--json", nargs="?", const=STDOUT, metavar="FILE|-", help=f"everything in SI units; layout: {layout}"

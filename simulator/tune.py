@@ -76,7 +76,8 @@ class Evidence:
 class Tuned:
     """The best designs, best first, as rows of parameters and metrics; `accelerator` is that of the first.
 
-    `tried` of `designs` were evaluated.
+    `tried` of `designs` were evaluated; `points` holds the objective and the limited metrics of each, in the order in
+    which they were.
     """
 
     accelerator: Accelerator
@@ -89,6 +90,7 @@ class Tuned:
     tried: int
     designs: int
     mix: Mix = field(repr=False)
+    points: Mapping[str, np.ndarray] = field(repr=False)
 
     def traces(self) -> tuple[Part, ...]:
         """Name, trace and weight of each network at the best batch."""
@@ -168,7 +170,9 @@ def tune(
     chip = accelerator.replace({a.name: rows[0][a.name] for a in lattice.axes if a.kind != BATCH})
     value = float(archive.objective[best] * sign)
     about = (chip, goal.name, sign < 0, value, rows, searched.budgets, searched.evidence)
-    return Tuned(*about, len(archive), lattice.points, networks)
+    points = {limit.name: archive.limited[:, i] for i, limit in enumerate(limits)}
+    points |= {goal.name: archive.objective * sign}
+    return Tuned(*about, len(archive), lattice.points, networks, points)
 
 
 @dataclass(frozen=True)
