@@ -42,7 +42,7 @@ def roofline_path(result: Result, ax=None, *, title: str | None = None):
         roof = [(left, left * bandwidth), (peak / bandwidth, peak), (right, peak)]
         (line,) = ax.plot(*zip(*roof, strict=True), color=colour, linewidth=1.4, zorder=1.5)
         line.set_gid(f"roof:{which}")
-    _path(ax, result, x, y, values)
+    _path(ax, result, x, y, values, moves=ends[0] != ends[1])
     for i, side in ((0, "first"), (len(values) - 1, "last")):
         text = ax.annotate(
             value_text(name, values[i]),
@@ -74,7 +74,8 @@ def _roof(result: Result) -> tuple[float, float]:
     return float(chip.outer.bandwidth_bytes_per_s), max(float(chip.peak_flops_per_s(d)) for d in dtypes(result))
 
 
-def _path(ax, result: Result, x, y, values) -> None:
+def _path(ax, result: Result, x, y, values, moves: bool) -> None:
+    """The designs in their order, with a legend; `moves` where the roof does too."""
     from matplotlib import colormaps
     from matplotlib.lines import Line2D
 
@@ -99,6 +100,7 @@ def _path(ax, result: Result, x, y, values) -> None:
         Line2D([], [], linestyle="none", marker=looks[b][0], color="white", markeredgecolor=INK, label=b)
         for b in dict.fromkeys(bounds)
     ]
-    handles += [Line2D([], [], color=GREY, label="roof of the first"), Line2D([], [], color=INK, label="of the last")]
+    handles.append(Line2D([], [], color=GREY, label="roof of the first" if moves else "roof"))
+    handles += [Line2D([], [], color=INK, label="of the last")] if moves else []
     ax.legend(handles=handles, title="mostly bound by", fontsize=FONT_SIZE, title_fontsize=FONT_SIZE, frameon=False,
               loc="upper left", bbox_to_anchor=(1.01, 1.0), alignment="left")  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from reports.arguments import ReportError
-from reports.canvas import FONT_SIZE, halo, new_axes, wrapped
+from reports.canvas import FONT_SIZE, new_axes, wrapped
 from reports.design_axes import dress, short_name, value_text
 from reports.palette import BLUE, GREY, INK, VERMILLION
 from simulator import Tuned
@@ -64,7 +64,8 @@ def _star(ax, found: Tuned, x: float) -> None:
     """The best design, named towards the middle of the chart."""
     star = ax.scatter([x], [found.value], marker="*", s=140, color=VERMILLION, edgecolors=INK, linewidths=0.5, zorder=4)
     star.set_gid("best")
-    row = {name: value for name, value in found.best[0].items() if name not in found.points}
+    fields = {*found.accelerator.fields, "batch"}
+    row = {name: value for name, value in found.best[0].items() if name in fields}
     lines = [f"{short_name(name)} = {value_text(name, value)}" for name, value in row.items()][:8]
     across = ax.transAxes.inverted().transform(ax.transData.transform((x, found.value)))
     right, up = across[0] < 0.5, across[1] < 0.5
@@ -77,7 +78,7 @@ def _star(ax, found: Tuned, x: float) -> None:
         va="bottom" if up else "top",
         fontsize=FONT_SIZE,
         color=VERMILLION,
-        path_effects=halo(),
+        bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 2},
         zorder=6,
     )
     text.set_gid("best text")

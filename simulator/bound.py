@@ -31,7 +31,6 @@ _FASTER = (
     "vector.flops_per_cycle",
     "vector.special_per_cycle",
     "matrix.feed_bytes_per_cycle",
-    "matrix.operands_per_cycle",
     "matrix.max_split",
     "abilities.concurrent_ops",
     "abilities.overlap",
@@ -42,9 +41,7 @@ _SLOWER = (
     "latency.step_s",
     "latency.first_steps_s",
     "matrix.load_cycles",
-    "matrix.loop_cycles_per_byte",
     "matrix.prologue_cycles",
-    "matrix.split_cycles",
 )
 #: Boxes split at once, and how near the best a box must be to be worth splitting.
 _TOGETHER, NEAR = 64, 1e-4

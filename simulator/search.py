@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from simulator.lattice import Archive, Lattice
@@ -47,6 +49,18 @@ def trades(lattice: Lattice, point: np.ndarray, near: bool) -> np.ndarray:
     return _array(found, point)
 
 
+def triples(lattice: Lattice, point: np.ndarray) -> np.ndarray:
+    """Points one or two candidates off along each of three axes."""
+    numbers = [i for i, axis in enumerate(lattice.axes) if axis.kind != "choice" and len(axis) > 1]
+    offsets = np.array(list(itertools.product((-2, -1, 1, 2), repeat=3)))
+    found = [np.empty((0, len(point)), np.int64)]
+    for three in itertools.combinations(numbers, 3):
+        moved = np.repeat(point[None], len(offsets), axis=0)
+        moved[:, three] += offsets
+        found.append(moved[((moved >= 0) & (moved < lattice.sizes)).all(axis=1)])
+    return np.concatenate(found)
+
+
 def _reach(lattice: Lattice, axis: int, near: bool) -> list[int]:
     return [step for step in (_NEAR if near else _FAR) if step < lattice.sizes[axis]]
 
@@ -66,12 +80,13 @@ def descend(archive: Archive, start: int, scale: np.ndarray | None = None, far: 
     """The place reached from a place by steepest descent, and whether every neighbour of it was tried.
 
     Neighbours are those of `lines` and near `trades`. A design gives way to one that breaks the limits by less, then to
-    a better objective, then to one that uses less of the limits. Axes one by one while that helps, then pairs.
+    a better objective, then to one that uses less of the limits. Axes one by one while that helps, then pairs, then
+    with `far` three at once and pairs farther off.
     """
     lattice, here = archive.lattice, start
     neighbourhoods = [lines, lambda la, p: trades(la, p, near=True)]
     if far:
-        neighbourhoods.append(lambda la, p: trades(la, p, near=False))
+        neighbourhoods += [triples, lambda la, p: trades(la, p, near=False)]
     level = 0
     while level < len(neighbourhoods):
         around = neighbourhoods[level](lattice, archive.index[here])
@@ -81,7 +96,7 @@ def descend(archive: Archive, start: int, scale: np.ndarray | None = None, far: 
         if best != here and archive.better(best, here, scale):
             here, level = best, 0
         elif cut_short:
-            return here, level > 1  # only far trades were left
+            return here, level > 1  # the nearest are tried
         else:
             level += 1
     return here, True

@@ -25,6 +25,15 @@ from workloads.trace import TraceError, nearest
 STEP = 1e-6
 #: What a free resource is faster than the real one.
 FREE = 1e12
+#: What the matrix units spend beside multiplying, and what they wait for operands.
+_ISSUE = ("matrix.operand_macs", "matrix.split_cycles")
+_WAITS = (
+    "matrix.load_cycles",
+    "matrix.prologue_cycles",
+    "matrix.loop_cycles_per_byte",
+    "matrix.narrow_loop_cycles_per_byte",
+    "matrix.reach_cost",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,16 +164,14 @@ def free_resources(accelerator: Accelerator) -> dict[str, dict[str, float]]:
     f = accelerator.fields
 
     def faster(*paths: str) -> dict[str, float]:
-        return {path: f[path] * FREE for path in paths if f[path] is not None}
+        return {path: f[path] * FREE for path in paths}
 
     def none(*paths: str) -> dict[str, float]:
-        return dict.fromkeys(paths, 0.0)
+        return {path: 0.0 for path in paths if f.get(path) is not None}
 
-    rates = [f"matrix.macs_per_cycle.{dtype}" for dtype in accelerator.dtypes]
-    waits = ("matrix.prologue_cycles", "matrix.loop_cycles_per_byte", "matrix.load_cycles")
     free = {
-        "matrix units": faster(*rates, "matrix.operands_per_cycle") | none("matrix.split_cycles"),
-        "operand feed": faster("matrix.feed_bytes_per_cycle") | none(*waits),
+        "matrix units": faster(*(f"matrix.macs_per_cycle.{dtype}" for dtype in accelerator.dtypes)) | none(*_ISSUE),
+        "operand feed": faster("matrix.feed_bytes_per_cycle") | none(*_WAITS),
         "vector units": faster("vector.flops_per_cycle", "vector.special_per_cycle"),
     }
     free |= {f"{level} bandwidth": faster(f"memory.{level}.bandwidth_bytes_per_s") for level in accelerator.memory}

@@ -24,8 +24,9 @@ from simulator.sweep import CHUNK_OPS, LEAST_CHUNK, MOST_CHUNK, batches_of
 
 #: Spaces up to this size are enumerated; of larger ones this share is evaluated, within these numbers.
 ENUMERATED, SHARE, FEWEST, MOST = 2_000, 0.045, 1_000, 20_000
-#: Shares of the evaluations after which sampling, local search and the bound end; the rest prices the limits.
-SAMPLED, SEARCHED, BOUNDED = 0.2, 0.6, 0.85
+#: Shares of the evaluations after which sampling, searches from samples, kicks, the bound and more kicks end; the rest
+#: prices the limits.
+SAMPLED, STARTED, SEARCHED, BOUNDED, RESUMED = 0.15, 0.4, 0.72, 0.82, 0.9
 #: Local searches from samples, and kicks in vain after which the search rests.
 STARTS, VAIN = 8, 24
 #: By how much a limit is widened to price it: the first that gains anything.
@@ -236,14 +237,19 @@ def _searched(archive: Archive, goal: Measure, random: np.random.Generator) -> _
     archive.most = max(1, int(SAMPLED * most))
     archive.visit(lattice.spread(max(1, archive.most - 2), random))
     archive.visit(_corners(lattice))
+    ends, optimum = _from_samples(archive, most)
     archive.most = max(1, int(SEARCHED * most))
-    ends, kicks, optimum = _local(archive, random)
+    kicks, optimum = _kicks(archive, optimum, 0, random)
     archive.most = max(1, int(BOUNDED * most))
     limit = bound(archive, goal.metric)
-    archive.most = most
+    archive.most = max(1, int(RESUMED * most))
     best = archive.best()
     if archive.better(best, optimum[0]):
-        optimum = descend(archive, best)
+        kicks, optimum = 0, descend(archive, best)
+    kicks, optimum = _kicks(archive, optimum, kicks, random)
+    archive.most = most
+    if not optimum[1]:
+        optimum = descend(archive, optimum[0], far=False)
     budgets = _priced(archive, optimum[0], True)
     best = archive.best()
     if archive.better(best, optimum[0]):
@@ -263,14 +269,22 @@ def _corners(lattice: Lattice) -> np.ndarray:
     return np.stack([np.zeros_like(lattice.sizes), lattice.sizes - 1])
 
 
-def _local(archive: Archive, random: np.random.Generator) -> tuple[list[int], int, tuple[int, bool]]:
-    """Where local searches from samples end; kicks in vain; the best place, and whether all around it was tried."""
+def _from_samples(archive: Archive, most: int) -> tuple[list[int], tuple[int, bool]]:
+    """Where local searches from samples end; the best of them, and whether all around it was tried."""
+    archive.most = max(1, int(STARTED * most))
     ends = []
     for place in starts(archive, STARTS):
         if archive.left > 0:
             ends.append(descend(archive, place, far=False)[0])
+    archive.most = max(1, int(SEARCHED * most))
     best = descend(archive, archive.best(np.array(ends)) if ends else archive.best())
-    vain = 0
+    return ends or [best[0]], best
+
+
+def _kicks(
+    archive: Archive, best: tuple[int, bool], vain: int, random: np.random.Generator
+) -> tuple[int, tuple[int, bool]]:
+    """How many searches from somewhere near the best were in vain, and the best after them."""
     while archive.left > 0 and vain < VAIN:
         places = archive.visit(kicked(archive, best[0], random))
         if not len(places):
@@ -279,7 +293,7 @@ def _local(archive: Archive, random: np.random.Generator) -> tuple[list[int], in
         vain += 1
         if archive.better(end, best[0]):
             best, vain = descend(archive, end), 0
-    return ends or [best[0]], vain, best
+    return vain, best
 
 
 def _priced(archive: Archive, best: int, search: bool) -> tuple[Budget, ...]:

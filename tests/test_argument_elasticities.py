@@ -24,7 +24,7 @@ def recurrence(hidden: int, dtype: str):
 def test_an_lstm_that_does_not_fit_answers_to_dram_alone(name):
     """8192 units: 1 GB of weights in 16-bit floats, on no chip."""
     found = sensitivity(recurrence(8192, DTYPE[name]), preset(name))
-    assert found.elasticity("memory.dram.bandwidth") == pytest.approx((-1, -1), abs=0.05)
+    assert found.elasticity("memory.dram.bandwidth") == pytest.approx((-1, -1), abs=0.1)
     for path in ("matrix.count", f"matrix.macs_per_cycle.{DTYPE[name]}", "matrix.clock"):
         assert np.nan_to_num(found.elasticity(path)) == pytest.approx((0, 0), abs=0.01), path
     assert found.free["matrix units"] < 0.01
@@ -37,9 +37,9 @@ def test_an_lstm_that_fits_answers_to_latency_alone(name):
     found = sensitivity(recurrence(256, DTYPE[name]), preset(name))
     for path in ("memory.dram.bandwidth", "matrix.count", f"matrix.macs_per_cycle.{DTYPE[name]}"):
         assert found.elasticity(path) == pytest.approx((0, 0), abs=0.05), path
-    waits = ["latency.launch", "latency.step", "memory.dram.latency", "matrix.loop_cycles_per_byte"]
-    waits.append("matrix.prologue_cycles")
-    assert sum(found.elasticity(path)[1] for path in waits) > 0.7  # the rest is arithmetic beside them
+    waits = ("latency.", "memory.dram.latency", "matrix.loop_cycles", "matrix.narrow_loop", "matrix.prologue")
+    of_waits = sum(found.more[i] for i, path in enumerate(found.fields) if path.startswith(waits))
+    assert of_waits > 0.7  # the rest is arithmetic beside them
 
 
 @pytest.mark.parametrize("name", GPUS)
