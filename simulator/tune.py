@@ -115,11 +115,15 @@ class Tuned:
         held = f", held back by {', '.join(self.binding)}" if self.binding else ""
         return (
             f"Tuned({self.accelerator.name!r}: {self.objective} {self.value:.4g}{held}; "
-            f"{self.tried:,} of {float(self.designs):.4g} designs tried)"
+            f"{self.tried:,} of {_counted(self.designs)} designs tried)"
         )
 
     def _repr_html_(self):
         return self.to_frame()._repr_html_()
+
+
+def _counted(designs: int) -> str:
+    return f"{designs:,}" if designs < 10**9 else f"{float(designs):.2g}"
 
 
 def tune(
@@ -347,7 +351,7 @@ def _infeasible(archive: Archive, nearest: int) -> DesignSpaceError:
                       for a in archive.lattice.axes)  # fmt: skip
     alone = [limit for i, limit in enumerate(archive.limits) if (archive.excess()[:, i] > 0).all()]
     together = "" if alone else "; each limit alone can be kept, not all together"
-    tried = f"{len(archive):,} tried of {float(archive.lattice.points):.6g}"
+    tried = f"{len(archive):,} tried of {_counted(archive.lattice.points)}"
     error = DesignSpaceError(
         f"tune: no design keeps the limits ({tried}): {' and '.join(missed)} at the nearest, {where}{together}"
     )
