@@ -21,7 +21,7 @@ from simulator.result import Result
 from simulator.simulate import simulate
 from workloads.trace import TraceError, nearest
 
-#: Relative step of a continuous field: its square, the error of a power law's neighbour, is below rounding.
+#: Relative step of a continuous field: large against rounding, small against the curvature of a sum of bounds.
 STEP = 1e-6
 #: What a free resource is faster than the real one.
 FREE = 1e12

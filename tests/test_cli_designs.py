@@ -17,6 +17,7 @@ import pytest
 from test_cli import done, refused, run  # noqa: F401 - run is a fixture
 
 from reports.design_arguments import budgets, candidates
+from reports.units import format_quantity
 from simulator import LogRange, preset, sensitivity, simulate, sweep, tune
 from workloads import network
 
@@ -40,7 +41,7 @@ def test_sweep_shows_the_best(run, chip):  # noqa: F811
     assert lines[0] == f"bert-base on 28 designs of {chip.title} (v100-sxm)"
     assert lines[2].split() == ["matrix.count", "memory.dram.bandwidth", "latency", "utilisation"]
     best = simulate(network("bert-base"), chip.grid(AXES)).latency_s.min()
-    assert lines[3].split()[-3] == f"{best * 1e3:.3g}"
+    assert f" {format_quantity(best, 's')} " in lines[3]
     assert len(lines) == 7
     assert lines[-1] == "... 25 more"
 
@@ -146,7 +147,7 @@ def test_tune_shows_the_best_and_why(run, chip):  # noqa: F811
                    "--json", "tune.json", "--csv", "tune.csv"))  # fmt: skip
     limits = {"matrix.count": 100, "memory.dram.bandwidth": 1e12}
     found = tune(network("bert-base"), chip, AXES, minimise="latency_s", subject_to=limits)
-    assert f"{found.value * 1e3:.3g}" in out
+    assert format_quantity(found.value, "s") in out
     assert "28 of 28 designs tried (100 %): the optimum of the space" in out
     document = json.loads(Path("tune.json").read_text())
     assert document["value"] == found.value
