@@ -1,4 +1,4 @@
-"""The command line: `rooftrace run`, `compare`, `networks`, `accelerators`, `trace`, `validate`, `calibrate`.
+"""The command line: `rooftrace run`, `compare`, `sweep`, `tune`, `validate`, `calibrate` and others; see `COMMANDS`.
 
 Parses, calls, prints. Results go to standard output, notes and errors to standard error. Exit status: 0 done, 2 bad
 input or a file that cannot be read or written, 130 interrupted, 141 the reader of a pipe went away, 1 a mistake of the
@@ -14,27 +14,25 @@ import re
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from reports import export
+from reports import calibration_arguments, design_arguments, export
 from reports.arguments import ReportError, labelled, output_path, write_text
 from reports.cli_arguments import STDOUT, UsageError, parser
 from reports.explain import percent
 from reports.measured import compare_table, measured_summary
+from reports.options import check_outputs, workloads
 from reports.requests import Workload, chip
-from reports.sources import TRACE_SUFFIXES, kind_of
+from reports.sources import TRACE_SUFFIXES
 from reports.tables import comparison_table, header, op_table, summary_table, table
 from reports.units import UnitError, field_unit, format_exact, format_quantity
-from simulator import AcceleratorError, load_accelerator, preset, presets, simulate
+from simulator import AcceleratorError, DesignSpaceError, load_accelerator, preset, presets, simulate
 from simulator.calibrate import CalibrationError
 from workloads import TraceError, network, network_info, networks
 from workloads.trace import nearest
 
-CHART_SUFFIXES = (".png", ".svg", ".pdf")
-#: Options of the command line that are settings of a network's builder.
-SETTINGS = ("batch", "seq_len", "dtype", "weight_dtype", "mode", "cache_length")
+BAD_INPUT = (UsageError, ReportError, UnitError, TraceError, AcceleratorError, DesignSpaceError, CalibrationError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _command(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
         return status
-    except (UsageError, ReportError, UnitError, TraceError, AcceleratorError, CalibrationError) as error:
+    except (
+        UsageError,
+        ReportError,
+        UnitError,
+        TraceError,
+        AcceleratorError,
+        DesignSpaceError,
+        CalibrationError,
+    ) as error:
         return _failed(str(error))
     except BrokenPipeError:
         _silence_stdout()
@@ -61,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: list[str]) -> int:
     try:
-        options, unknown = parser().parse_known_args(argv)
+        options, unknown = parser(design_arguments.add_commands, calibration_arguments.add_commands).parse_known_args(
+            argv
+        )
     except SystemExit as leaving:  # --help and --version have printed what they had to
         return int(leaving.code or 0)
     if unknown:
@@ -75,9 +83,9 @@ def _command(argv: list[str]) -> int:
 
 
 def _run(options) -> int:
-    _check_outputs(options, "chart", "breakdown", "csv", "json")
+    check_outputs(options, "chart", "breakdown", "csv", "json")
     accelerator, changes = chip(options.on, options.set)
-    workload = _workload(options.network, options)
+    workload = workloads([options.network], options)[0]
     trace, note = workload.trace_for(accelerator)
     _notes(workload, note)
     profile = workload.profile
@@ -106,10 +114,10 @@ def _run(options) -> int:
 
 
 def _compare(options) -> int:
-    _check_outputs(options, "chart", "breakdown", "csv", "json")
+    check_outputs(options, "chart", "breakdown", "csv", "json")
     chips = [chip(name, options.set) for name in options.on]
     results, changes = [], []
-    for workload in _workloads(options.networks, options):
+    for workload in workloads(options.networks, options):
         for accelerator, changed in chips:
             trace, note = workload.trace_for(accelerator)
             _notes(workload if accelerator is chips[0][0] else None, note)
@@ -186,7 +194,7 @@ def _trace(options) -> int:
     place = output_path(options.out)
     if not str(options.out).lower().endswith(TRACE_SUFFIXES):
         raise UsageError(f"argument --out: a trace is a {', '.join(TRACE_SUFFIXES)} file, got {options.out!r}")
-    workload = _workload(options.network, options)
+    workload = workloads([options.network], options)[0]
     trace = workload.trace()
     _notes(workload)
     trace.save(place)
@@ -197,20 +205,42 @@ def _trace(options) -> int:
 def _validate(options) -> int:
     from reports import validate_command
 
-    _check_outputs(options, "chart", "csv", "json")
+    check_outputs(options, "chart", "csv", "json")
     return _shown(validate_command.run(options), options)
 
 
 def _calibrate(options) -> int:
     from reports import calibrate_command
 
-    _check_outputs(options, "csv", "out")
+    check_outputs(options, "csv", "out")
     return _shown(calibrate_command.run(options), options)
+
+
+def _sweep(options) -> int:
+    from reports.sweep_command import sweep_command
+
+    return _shown(sweep_command(options), options)
+
+
+def _sensitivity(options) -> int:
+    from reports.sensitivity_command import sensitivity_command
+
+    return _shown(sensitivity_command(options), options)
+
+
+def _tune(options) -> int:
+    from reports.tune_command import tune_command
+
+    return _shown(tune_command(options), options)
 
 
 COMMANDS = {
     "run": _run,
     "compare": _compare,
+    "sweep": _sweep,
+    "pareto": _sweep,
+    "sensitivity": _sensitivity,
+    "tune": _tune,
     "networks": _networks,
     "accelerators": _accelerators,
     "trace": _trace,
@@ -220,64 +250,6 @@ COMMANDS = {
 
 
 # -- pieces of the commands ------------------------------------------------------------------------
-
-
-def _workload(name: str, options) -> Workload:
-    return _workloads([name], options)[0]
-
-
-def _workloads(names: Sequence[str], options) -> list[Workload]:
-    """The networks with the settings of the command line; --dims goes to those that take it."""
-    settings = {setting: getattr(options, setting) for setting in SETTINGS if getattr(options, setting) is not None}
-    for setting, value in options.option:
-        if setting in settings:
-            raise UsageError(f"argument --option: {setting} is given twice")
-        settings[setting] = value
-    dims: dict[str, object] = {}
-    for given in options.dims:
-        for dim in given:
-            if dim in dims:
-                raise UsageError(f"argument --dims: {dim} is given twice")
-        dims |= given
-    takers = [name for name in names if kind_of(name) == "onnx"] or names
-    return [Workload(name, settings, options.training, dims if name in takers else {}) for name in names]
-
-
-def _shown(outcome, options) -> int:
-    """Write and print what a command found; returns its exit status."""
-    chart, rows, document = (getattr(options, name, None) for name in ("chart", "csv", "json"))
-    if chart and outcome.chart:
-        from reports import charts
-
-        charts.save(outcome.chart()[0], chart)
-    if outcome.rows:
-        _write(rows, lambda: export.to_csv(outcome.rows()))
-    if outcome.document:
-        _write(document, lambda: export.to_json(outcome.document()))
-    for kind, text in outcome.notes:
-        _note(text, kind)
-    if STDOUT not in (rows, document):
-        _print(*outcome.lines)
-    return outcome.status
-
-
-def _check_outputs(options, *names: str) -> None:
-    """Every place that will be written to is fit for it, before any work is done."""
-    places: dict[Path, str] = {}
-    for name in names:
-        given = getattr(options, name)
-        if not given:
-            continue
-        if given == STDOUT:
-            place = Path(STDOUT)
-        else:
-            try:
-                place = output_path(given, CHART_SUFFIXES if name in ("chart", "breakdown") else ())
-            except ReportError as error:
-                raise UsageError(f"argument --{name}: {error}") from None
-        if place in places:
-            raise UsageError(f"argument --{name}: --{places[place]} already writes to {given}")
-        places[place] = name
 
 
 def _simulated(trace, accelerator):
@@ -319,6 +291,24 @@ def _usual_dtype(device) -> str:
         if dtype in device.dtypes:
             return dtype
     return max(device.dtypes, key=lambda d: float(device.peak_flops_per_s(d)))
+
+
+def _shown(outcome, options) -> int:
+    """Write and print what a command found; returns its exit status."""
+    chart, rows, document = (getattr(options, name, None) for name in ("chart", "csv", "json"))
+    if chart and outcome.chart:
+        from reports import charts
+
+        charts.save(outcome.chart()[0], chart)
+    if outcome.rows:
+        _write(rows, lambda: export.to_csv(outcome.rows()))
+    if outcome.document:
+        _write(document, lambda: export.to_json(outcome.document()))
+    for kind, text in outcome.notes:
+        _note(text, kind)
+    if STDOUT not in (rows, document):
+        _print(*outcome.lines)
+    return outcome.status
 
 
 def _write(path: str | None, make) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Callable
 
 from reports import export
 from reports.sources import TRACE_SUFFIXES
@@ -37,7 +38,9 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _whole(least: int):
+def whole(least: int):
+    """Reads a whole number of at least `least`."""
+
     def parse(text: str) -> int:
         if not re.fullmatch(r"[+-]?\d{1,18}", text) or int(text) < least:
             raise argparse.ArgumentTypeError(f"must be a whole number of {least} or more, got {text!r}")
@@ -46,7 +49,8 @@ def _whole(least: int):
     return parse
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair(text: str) -> tuple[str, str]:
+    """Reads NAME=VALUE."""
     name, equals, value = text.partition("=")
     if not (name.strip() and equals and value.strip()):
         raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
@@ -55,7 +59,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _setting(text: str) -> tuple[str, object]:
     """A builder's argument: a whole number, a number, true, false, none, or text."""
-    name, value = _pair(text)
+    name, value = pair(text)
     words = {"true": True, "false": False, "none": None}
     if value.lower() in words:
         return name.replace("-", "_"), words[value.lower()]
@@ -71,7 +75,7 @@ def _dims(text: str) -> dict[str, int | tuple[int, ...]]:
     """Sizes by name, "batch=8,seq=128"; of a tensor all its sizes, "x=8x128"."""
     found: dict[str, int | tuple[int, ...]] = {}
     for part in text.split(","):
-        name, value = _pair(part)
+        name, value = pair(part)
         if not re.fullmatch(r"\d{1,18}(x\d{1,18})*", value):
             raise argparse.ArgumentTypeError(f"{name} must be a whole number, or several as 8x128, got {value!r}")
         sizes = tuple(int(size) for size in value.split("x"))
@@ -83,8 +87,11 @@ def _dims(text: str) -> dict[str, int | tuple[int, ...]]:
     return found
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line. Its `error` raises `UsageError`; help and version leave by `SystemExit`."""
+def parser(*more: Callable) -> argparse.ArgumentParser:
+    """The parser of the whole command line, with the commands that functions in `more` add.
+
+    Its `error` raises `UsageError`; help and version leave by `SystemExit`.
+    """
     top = _Parser(
         prog="rooftrace",
         allow_abbrev=False,
@@ -93,6 +100,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=_examples(
             "rooftrace run bert-large --on a100-sxm-80gb --chart roofline.png",
             "rooftrace compare lstm-zaremba-large bert-large --on v100-sxm h100-sxm",
+            "rooftrace sensitivity lstm-zaremba-large --on v100-sxm",
+            "rooftrace tune bert-large --on v100-sxm --minimise latency_s --vary matrix.count=8:256 --budget power=75W",
             "rooftrace networks",
             "rooftrace accelerators h100-sxm",
         ),
@@ -100,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
-    run = _command_parser(
+    run = command_parser(
         commands,
         "run",
         "one network on one chip: time, throughput, utilisation, and why each op takes its time",
@@ -115,12 +124,12 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("network", metavar="NETWORK|FILE", help=f"a network by name, or in a file: {FORMS}")
     run.add_argument("--on", required=True, metavar="CHIP|FILE", help="a preset by name, or a chip (.toml)")
-    _add_settings(run)
-    _add_set(run)
-    _add_outputs(run, "one row an op", "see reports.export.result_document")
-    run.add_argument("--top", type=_whole(1), metavar="N", help="show only the N ops that take longest")
+    add_settings(run)
+    add_set(run)
+    add_outputs(run, "one row an op", "see reports.export.result_document")
+    run.add_argument("--top", type=whole(1), metavar="N", help="show only the N ops that take longest")
 
-    compare = _command_parser(
+    compare = command_parser(
         commands,
         "compare",
         "networks on chips side by side",
@@ -132,11 +141,11 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--on", required=True, nargs="+", metavar="CHIP|FILE", help="presets by name, or chips (.toml)"
     )
-    _add_settings(compare)
-    _add_set(compare)
-    _add_outputs(compare, "one row a network and chip", "see reports.export.comparison_document")
+    add_settings(compare)
+    add_set(compare)
+    add_outputs(compare, "one row a network and chip", "see reports.export.comparison_document")
 
-    listed = _command_parser(
+    listed = command_parser(
         commands,
         "networks",
         "the networks there are, with parameters and source",
@@ -145,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     )
     listed.add_argument("name", nargs="?", metavar="NAME", help="one network: its defaults and what may be set")
 
-    chips = _command_parser(
+    chips = command_parser(
         commands,
         "accelerators",
         "the chips there are, with peak and bandwidth",
@@ -154,7 +163,7 @@ def parser() -> argparse.ArgumentParser:
     )
     chips.add_argument("name", nargs="?", metavar="NAME|FILE", help="one chip: every number with its source and basis")
 
-    trace = _command_parser(
+    trace = command_parser(
         commands,
         "trace",
         "write a network's trace, one row a distinct op",
@@ -164,94 +173,14 @@ def parser() -> argparse.ArgumentParser:
     )
     trace.add_argument("network", metavar="NETWORK|FILE", help="a network by name, or a file, as for run")
     trace.add_argument("--out", required=True, metavar="FILE", help=f"the file to write: {', '.join(TRACE_SUFFIXES)}")
-    _add_settings(trace)
-    _add_validate(commands)
-    _add_calibrate(commands)
+    add_settings(trace)
+    for add_commands in more:
+        add_commands(commands)
     return top
 
 
-def _add_validate(commands) -> None:
-    parser = _command_parser(
-        commands,
-        "validate",
-        "how wrong the predictions are: every measurement that ships, or your own, beside what is predicted",
-        "rooftrace validate",
-        "rooftrace validate --on v100-sxm --chart scatter.png",
-        "rooftrace validate --set neusight-products vidur-products --csv rows.csv",
-        "rooftrace validate --on my-chip.toml --set my-timings.csv",
-        "rooftrace validate --set silicon",
-        "rooftrace validate --zero-shot",
-        "rooftrace validate --check",
-    )
-    several = {"nargs": "+", "action": "extend", "default": []}
-    parser.add_argument("--on", metavar="CHIP|FILE", help="only measurements of these devices", **several)
-    parser.add_argument(
-        "--set",
-        metavar="NAME|FILE",
-        help="only these sets, or your own timings (.csv, see calibrate --columns)",
-        **several,
-    )
-    parser.add_argument(
-        "--zero-shot", action="store_true", help="each chip predicted with constants fitted on the others alone"
-    )
-    parser.add_argument(
-        "--check", nargs="?", const="README.md", metavar="FILE",
-        help="whether the accuracies stated in a README hold (README.md); exit status 1 with the rows that do not",
-    )  # fmt: skip
-    parser.add_argument(
-        "--readme", nargs="?", const=STDOUT, metavar="FILE|-", help="write the table of accuracies into a README"
-    )
-    _add_tables(parser, "one row a measurement", "scatter chart, predicted over measured: .png, .svg or .pdf")
-    parser.add_argument(
-        "--json", nargs="?", const=STDOUT, metavar="FILE|-",
-        help="everything in SI units; layout: see reports.validate_command.document",
-    )  # fmt: skip
-
-
-def _add_calibrate(commands) -> None:
-    parser = _command_parser(
-        commands,
-        "calibrate",
-        "fit the constants of a chip to your own timings",
-        "rooftrace calibrate h100-sxm --measurements timings.csv --out my-h100.toml",
-        "rooftrace calibrate h100-sxm --measurements timings.csv --fit matrix.sustained,latency.launch",
-        "rooftrace calibrate h100-sxm --measurements timings.csv --fit latency.launch=1us:50us",
-        "rooftrace calibrate --columns",
-    )
-    parser.add_argument("chip", nargs="?", metavar="CHIP|FILE", help="the chip to start from")
-    parser.add_argument("--measurements", metavar="FILE", help="timings (.csv), at least a few shapes")
-    parser.add_argument(
-        "--fit",
-        type=_fields,
-        metavar="FIELD[=LOW:HIGH],...",
-        help="fit only these fields; a range for others than usual",
-    )
-    parser.add_argument("--columns", action="store_true", help="print the columns of a table of timings, and leave")
-    parser.add_argument(
-        "--presets", action="store_true", help="fit the constants that ship with the presets anew (minutes), and leave"
-    )
-    parser.add_argument("--out", metavar="FILE", help="write the calibrated chip, or the constants of presets (.toml)")
-    _add_tables(parser, "one row a measurement with its error")
-
-
-def _fields(text: str) -> list[tuple[str, str]]:
-    """Fields with or without a range: "a,b=1:2" is [("a", ""), ("b", "1:2")]."""
-    parts = [part.partition("=") for part in text.split(",")]
-    found = [(name.strip(), value.strip()) for name, _, value in parts]
-    if not all(
-        name and bool(value) == bool(equals) for (name, value), (_, equals, _) in zip(found, parts, strict=True)
-    ):
-        raise argparse.ArgumentTypeError(f"must be FIELD or FIELD=LOW:HIGH, separated by commas, got {text!r}")
-    return found
-
-
-def _add_tables(parser: argparse.ArgumentParser, rows: str, chart: str = "") -> None:
-    if chart:
-        parser.add_argument("--chart", metavar="FILE", help=chart)
-    parser.add_argument("--csv", nargs="?", const=STDOUT, metavar="FILE|-", help=f"numbers in SI units, {rows}")
-
-
-def _command_parser(commands, name: str, text: str, *examples: str) -> argparse.ArgumentParser:
+def command_parser(commands, name: str, text: str, *examples: str) -> argparse.ArgumentParser:
+    """The parser of one command, with examples."""
     parser = commands.add_parser(
         name,
         help=text,
@@ -268,10 +197,11 @@ def _examples(*lines: str) -> str:
     return "\n".join(["examples:", *(f"  {line}" for line in lines)])
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """What may be set of a network."""
     group = parser.add_argument_group("network (default: its own, see `rooftrace networks NAME`)")
-    group.add_argument("--batch", type=_whole(1), metavar="N", help="sequences at once")
-    group.add_argument("--seq-len", type=_whole(1), metavar="N", help="positions (tokens, time steps) of a sequence")
+    group.add_argument("--batch", type=whole(1), metavar="N", help="sequences at once")
+    group.add_argument("--seq-len", type=whole(1), metavar="N", help="positions (tokens, time steps) of a sequence")
     group.add_argument(
         "--dtype",
         metavar="TYPE",
@@ -280,7 +210,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--weight-dtype", metavar="TYPE", help="element type the weights are stored in")
     group.add_argument("--mode", metavar="prefill|decode", help="all positions at once, or one token against a cache")
-    group.add_argument("--cache-length", type=_whole(0), metavar="N", help="positions in the cache already")
+    group.add_argument("--cache-length", type=whole(0), metavar="N", help="positions in the cache already")
     group.add_argument(
         "--training", nargs="?", const="sgd", choices=("sgd", "adam"), metavar="sgd|adam", help="a training step (sgd)"
     )
@@ -304,22 +234,26 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_set(parser: argparse.ArgumentParser) -> None:
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """What may be set of a chip."""
     parser.add_argument(
         "--set",
         nargs="+",
         action="extend",
         default=[],
-        type=_pair,
+        type=pair,
         metavar="FIELD=VALUE",
         help="change a field of the chip, with its unit: memory.dram.bandwidth=2TB/s, latency.launch=1us",
     )
 
 
-def _add_outputs(parser: argparse.ArgumentParser, rows: str, layout: str) -> None:
+def add_outputs(parser: argparse.ArgumentParser, rows: str, layout: str, chart: str = "") -> None:
+    """Charts, csv and json; `chart` says what the one chart shows where it is not a roofline."""
     group = parser.add_argument_group("output (files are written whole or not at all; - is standard output)")
-    group.add_argument("--chart", metavar="FILE", help="roofline chart: .png, .svg or .pdf")
-    group.add_argument("--breakdown", metavar="FILE", help="chart of the time by layer and bound: .png, .svg or .pdf")
+    group.add_argument("--chart", metavar="FILE", help=f"{chart or 'roofline chart'}: .png, .svg or .pdf")
+    if not chart:
+        text = "chart of the time by layer and bound: .png, .svg or .pdf"
+        group.add_argument("--breakdown", metavar="FILE", help=text)
     group.add_argument("--csv", nargs="?", const=STDOUT, metavar="FILE|-", help=f"numbers in SI units, {rows}")
     group.add_argument(
         "--json", nargs="?", const=STDOUT, metavar="FILE|-", help=f"everything in SI units; layout: {layout}"

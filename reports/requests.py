@@ -74,13 +74,14 @@ class Workload:
 
         return training(trace, self.optimiser)
 
-    def trace_for(self, chip: Accelerator) -> tuple[Trace, str]:
-        """The trace in an element type the chip has, and a note where that is not the network's own ('' otherwise).
+    def trace_for(self, chip: Accelerator, **more) -> tuple[Trace, str]:
+        """The trace, with `more` settings on top, in an element type the chip has, and a note where that is not the
+        network's own ('' otherwise).
 
         Without a dtype in the settings a type the chip lacks is replaced by one with as many bits or more (see
         `substitute`). Raises `ReportError`, naming the types the chip has, where there is none.
         """
-        trace = self.trace()
+        trace = self.trace(**more)
         needed = trace.dtype[trace.is_product].tolist()
         missing = [d for d in dict.fromkeys(needed) if d not in chip.dtypes]
         if not missing or self.is_file or "dtype" in self.settings:
@@ -92,7 +93,7 @@ class Workload:
                 f"{chip.name} has no element type as wide as the {own} of {self.name}; "
                 f"choose one it has with --dtype: {', '.join(chip.dtypes)}"
             )
-        return self.trace(dtype=other), f"{self.name} runs in {other} on {chip.name}, which has no {own}"
+        return self.trace(**more, dtype=other), f"{self.name} runs in {other} on {chip.name}, which has no {own}"
 
 
 def substitute(dtype: str, available: Sequence[str]) -> str | None:

@@ -17,7 +17,7 @@ BINARY_PREFIXES = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4}
 
 #: Units that take prefixes, and those that already carry one or take none.
 PREFIXED_UNITS = ("B/s", "B", "Hz", "s", "FLOP/s", "FLOP/byte", "FLOP", "W", "J/B", "J", "B/cycle")
-BARE_UNITS = ("mm2", "nm", "USD", "cycles")
+BARE_UNITS = ("mm2", "mm", "nm", "USD", "cycles")
 
 _BINARY_UNITS = ("B", "B/s", "B/cycle")  # a power of 1024 is for bytes, and for plain numbers
 _SPELLINGS = {
@@ -44,6 +44,7 @@ FIELD_UNITS = {
     "_bytes": "B",
     "_flops": "FLOP",
     "_mm2": "mm2",
+    "_mm": "mm",
     "_usd": "USD",
     "_hz": "Hz",
     "_nm": "nm",

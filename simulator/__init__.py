@@ -14,22 +14,42 @@ from simulator.accelerator import (
     preset,
     presets,
 )
+from simulator.axes import LogRange
+from simulator.metrics import METRICS, DesignSpaceError, Metric
+from simulator.pareto import knee, pareto_front
 from simulator.result import Result
+from simulator.sensitivity import Sensitivity, WhatIf, sensitivity, what_if
 from simulator.simulate import simulate
+from simulator.sweep import Sweep, sweep
+from simulator.tune import Tuned, tune
 
 __all__ = [
+    "METRICS",
     "Abilities",
     "Accelerator",
     "AcceleratorError",
+    "DesignSpaceError",
     "Latency",
     "Link",
+    "LogRange",
     "MatrixUnits",
     "MemoryLevel",
+    "Metric",
     "Package",
     "Result",
+    "Sensitivity",
+    "Sweep",
+    "Tuned",
     "VectorUnits",
+    "WhatIf",
+    "knee",
     "load_accelerator",
+    "pareto_front",
     "preset",
     "presets",
+    "sensitivity",
     "simulate",
+    "sweep",
+    "tune",
+    "what_if",
 ]

@@ -15,7 +15,7 @@ PHYSICS = ("simulator.compute", "simulator.memory", "simulator.recurrence", "sim
 HEAVY = ("pandas", "matplotlib", "torch", "onnx", "pyarrow", "scipy", "dask")
 FILES_ALLOWED = (
     *("workloads.files", "workloads.measured", "workloads.networks", "workloads.importers"),
-    *("simulator.accelerator", "simulator.unit_costs", "reports"),
+    *("simulator.accelerator", "simulator.unit_costs", "simulator.sweep_files", "reports"),
 )
 FILE_CALLS = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "savetxt", "loadtxt", "genfromtxt"}
 

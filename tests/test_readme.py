@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from reports.cli import main
 from reports.shipped import TPU_V1
 from simulator import preset, presets, simulate
 from workloads import network
@@ -38,6 +39,21 @@ def test_the_module_example_runs():
     with contextlib.redirect_stdout(out):
         exec(compile(fenced("python")[1], "README.md", "exec"), {})
     assert out.getvalue().startswith("Result('LSTM' on 'v100-sxm': latency ")
+
+
+def test_the_search_example_prints_what_the_readme_shows():
+    code, printed = fenced("python")[2], fenced("text")[1]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(code, "README.md", "exec"), {})
+    assert out.getvalue().rstrip() == printed.rstrip()
+
+
+def test_the_command_shown_with_its_output_prints_it(capsys):
+    block = next(block for block in fenced("console") if block.count("$ ") == 1)
+    command, _, printed = block.partition("\n")
+    assert main(command.removeprefix("$ rooftrace ").split()) == 0
+    assert capsys.readouterr().out.rstrip() == printed.rstrip()
 
 
 def published() -> dict[str, float]:

@@ -1,0 +1,205 @@
+"""What a sweep or search can ask of a design: a table of metrics by name, with unit and direction.
+
+A metric is a function of a `Result` (of one design or a whole space). A mix of networks is a list of results with
+weights, the number of times each network runs; each metric says how it combines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from simulator.accelerator import Accelerator, AcceleratorError
+from simulator.recurrence import summed
+from simulator.result import Result
+from workloads.trace import nearest
+
+#: How the metric of a mix follows from those of its networks: the weighted sum; the mean over the time or over the
+#: tokens of the mix; the one value all share, because it is the chip's and not the network's.
+MIXES = ("sum", "time", "tokens", "design")
+DIRECTIONS = ("less", "more")
+
+
+class DesignSpaceError(ValueError):
+    """A sweep or search that cannot be made: the message names the argument and its value."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a design: name, unit, whether `less` or `more` of it is better, meaning.
+
+    `of` takes a `Result` of shape S and returns numbers of shape S. `mix` is one of `MIXES`. `whole_network` says
+    that no per-op array is read. Raises `DesignSpaceError` for an unknown direction or mix, or an `of` that cannot be
+    called.
+    """
+
+    name: str
+    of: Callable[[Result], object]
+    unit: str = ""
+    better: str = "less"
+    meaning: str = ""
+    mix: str = "sum"
+    whole_network: bool = False
+
+    def __post_init__(self):
+        if not callable(self.of):
+            raise DesignSpaceError(f"metric {self.name!r}: of must be a function of a Result, got {self.of!r}")
+        for value, valid, what in ((self.better, DIRECTIONS, "better"), (self.mix, MIXES, "mix")):
+            if value not in valid:
+                raise DesignSpaceError(f"metric {self.name!r}: unknown {what} {value!r}{nearest(value, valid)}")
+
+    @property
+    def sign(self) -> float:
+        """+1 where less is better, -1 where more is: values times sign are to be made small."""
+        return 1.0 if self.better == "less" else -1.0
+
+    def over(self, parts: Sequence[tuple[Result, float]]) -> np.ndarray:
+        """Values for every design of a mix, flat, (designs,). `parts` are results with weights, all on one space.
+
+        Raises `DesignSpaceError` where the metric cannot be computed or is not a number.
+        """
+        if self.mix == "design" or len(parts) == 1:
+            result, weight = parts[0]
+            values = self._of(result)
+            return values * weight if self.mix == "sum" else values
+        share = {
+            "sum": lambda result: 1.0,
+            "time": lambda result: _flat(result, result.latency_s),
+            "tokens": lambda result: float(result.trace.sequences * result.trace.tokens),
+        }[self.mix]
+        weights = [weight * share(result) for result, weight in parts]
+        total = sum(weight * self._of(result) for weight, (result, _) in zip(weights, parts, strict=True))
+        return total if self.mix == "sum" else total / sum(weights)
+
+    def _of(self, result: Result) -> np.ndarray:
+        return _flat(result, self.of(result), self.name)
+
+
+def _flat(result: Result, values, name: str = "latency_s") -> np.ndarray:
+    """Values of shape S, or fewer dimensions, as floats of shape (designs,)."""
+    try:
+        values = np.asarray(values, float)
+        values = np.broadcast_to(values, result.shape).reshape(-1)
+    except (TypeError, ValueError):
+        raise DesignSpaceError(
+            f"metric {name!r} must return a number for each design (shape {result.shape}), got {values!r}"
+        ) from None
+    wrong = np.isnan(values)
+    if wrong.any():
+        raise DesignSpaceError(
+            f"metric {name!r} of {result.trace.name} on {result.accelerator.name} is not a number "
+            f"for {int(wrong.sum())} of {wrong.size} designs"
+        )
+    return values
+
+
+def _dram_bytes(result: Result):
+    level = list(result.accelerator.memory)[-1]
+    moved = result.output[f"bytes:{level}"] * np.asarray(result.trace.runs, float)[:, None]
+    values = summed(moved)  # not a product with a matrix, whose rounding depends on the neighbours
+    return values.reshape(result.shape) if len(values) > 1 else values[0]
+
+
+@dataclass(frozen=True)
+class _Attribute:
+    """A property of a result, or of its chip; a class and not a closure, so that it can travel to another process."""
+
+    name: str
+    of_chip: bool
+
+    def __call__(self, result: Result):
+        owner = result.accelerator if self.of_chip else result
+        value = getattr(owner, self.name, None)
+        if value is None:
+            raise DesignSpaceError(
+                f"metric {self.name!r} cannot be computed for {result.accelerator.name}: "
+                "it lacks the numbers this follows from"
+            )
+        return value
+
+
+@dataclass(frozen=True)
+class _Field:
+    """The value of a field of the chip."""
+
+    path: str
+
+    def __call__(self, result: Result):
+        return result.accelerator.fields[self.path]
+
+
+def _table() -> dict[str, Metric]:
+    rows = (
+        # name, unit, better, mix, of the chip?, per-op arrays unread?, meaning
+        ("latency_s", "s", "less", "sum", False, True, "time of the network"),
+        ("critical_path_s", "s", "less", "sum", False, True, "longest dependent path, the machine unlimited"),
+        ("tokens_per_s", "", "more", "time", False, True, "positions processed per second"),
+        ("sequences_per_s", "", "more", "time", False, True, "sequences processed per second"),
+        ("utilisation", "", "more", "time", False, True, "share of the matrix units' peak"),
+        ("attained_flops_per_s", "FLOP/s", "more", "time", False, True, "operations over latency"),
+        ("dram_bytes", "B", "less", "sum", False, False, "bytes moved at the farthest memory level"),
+        ("energy_j", "J", "less", "sum", False, False, "energy of the network"),
+        ("average_power_w", "W", "less", "time", False, False, "energy over latency"),
+        ("energy_per_token_j", "J", "less", "tokens", False, False, "energy over positions"),
+        ("price_per_million_tokens_usd", "USD", "less", "tokens", False, False, "cost of a million positions"),
+        ("area_mm2", "mm2", "less", "design", True, True, "die area"),
+        ("peak_power_w", "W", "less", "design", True, True, "power with every unit busy"),
+        ("price_usd", "USD", "less", "design", True, True, "price of the part"),
+        ("shoreline_mm", "mm", "less", "design", True, True, "die edge its memory interfaces occupy"),
+    )
+    special = {"attained_flops_per_s": _Attribute("attained", False), "dram_bytes": _dram_bytes}
+    return {
+        name: Metric(name, special.get(name, _Attribute(name, chip)), unit, better, meaning, mix, whole)
+        for name, unit, better, mix, chip, whole, meaning in rows
+    }
+
+
+METRICS: dict[str, Metric] = _table()
+#: Short names, for budgets.
+ALIASES = {
+    "area": "area_mm2",
+    "energy": "energy_j",
+    "latency": "latency_s",
+    "power": "peak_power_w",
+    "power_w": "peak_power_w",
+    "price": "price_usd",
+    "shoreline": "shoreline_mm",
+    "throughput": "tokens_per_s",
+}
+
+
+def metric(asked, accelerator: Accelerator | None = None) -> Metric:
+    """The metric of a name, of a field of `accelerator` by path, of a function of a `Result`, or itself.
+
+    A function is named after itself, less of it is better, and over a mix its values are summed by weight; a `Metric`
+    says more. Raises `DesignSpaceError` for anything else, with the nearest name.
+    """
+    if isinstance(asked, Metric):
+        return asked
+    if callable(asked):
+        return Metric(getattr(asked, "__name__", type(asked).__name__), asked, meaning="the user's own")
+    if not isinstance(asked, str):
+        raise DesignSpaceError(f"a metric is a name or a function of a Result, got {asked!r}")
+    name = ALIASES.get(asked, asked)
+    if name in METRICS:
+        return METRICS[name]
+    if accelerator is not None and "." in name:
+        path = accelerator.path(name)
+        if not isinstance(accelerator.fields.get(path), (float, np.ndarray)):
+            raise DesignSpaceError(f"metric {name!r}: {path} of {accelerator.name} is not a number")
+        return Metric(path, _Field(path), meaning="a field of the chip", mix="design", whole_network=True)
+    raise DesignSpaceError(f"unknown metric {asked!r}{nearest(asked, [*METRICS, *ALIASES])}")
+
+
+def one_design(accelerator, what: str) -> Accelerator:
+    """`accelerator` where it is one design. Raises `AcceleratorError` otherwise."""
+    if not isinstance(accelerator, Accelerator):
+        raise AcceleratorError(f"{what}: an Accelerator is expected, got {type(accelerator).__name__}")
+    if accelerator.shape:
+        raise AcceleratorError(
+            f"{what}: {accelerator.name} spans {accelerator.designs} designs; "
+            "give one design, and the candidates as axes"
+        )
+    return accelerator

@@ -1,0 +1,132 @@
+"""How many designs a second, how much memory, and what other tools do: `python tests/benchmarks/designs.py`.
+
+`--largest 1e8` sweeps up to that many designs (10^7 unless told). `--peers` installs genz-llm and llm-flops from the
+package index into a temporary environment and times them on the same network in the same run. Machines differ and are
+shared: nothing in the test suite asserts a time, and ratios within one run travel better than rates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+import numpy as np
+
+from simulator import preset, sensitivity, sweep, tune
+from workloads import lstm, network
+
+#: Points a second of two other tools on Llama 2 7B, 4096 positions: what each needs to answer for one chip.
+PEERS = """
+import time
+
+def rate(name, call):
+    call()
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < 5:
+        call()
+        count += 1
+    print(name, count / (time.perf_counter() - start))
+
+from GenZ import prefill_moddeling
+import llmflops
+
+rate("genz-llm", lambda: prefill_moddeling(
+    model="llama2_7b", batch_size=1, input_tokens=4096, system_name="A100_40GB_GPU", bits="bf16", tensor_parallel=1))
+rate("llm-flops", lambda: llmflops.estimate(
+    "meta-llama/Llama-2-7b-hf", batch_size=1, sequence_length=4096, gpu="A100", include_backward=False,
+    allow_hf_fetch=False))
+"""
+
+
+def axes(designs: int) -> dict[str, np.ndarray]:
+    """A grid of about so many designs over five fields of different cost to the simulator."""
+    side = max(2, round(designs ** (1 / 5)))
+    last = max(2, round(designs / side**4))
+    return {
+        "matrix.count": np.arange(16, 16 + 4 * side, 4),
+        "matrix.clock": np.linspace(0.8e9, 2.0e9, side),
+        "memory.l2.capacity": np.geomspace(4e6, 3e8, side),
+        "memory.dram.bandwidth": np.geomspace(3e11, 6e12, side),
+        "latency.launch_s": np.linspace(1e-6, 6e-6, last),
+    }
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def swept(trace, designs: int, keep: str = "pareto") -> float:
+    """Designs a second of a sweep that keeps the front of time, units and bandwidth."""
+    space = axes(designs)
+    start = time.perf_counter()
+    metrics = ["latency_s", "matrix.count", "memory.dram.bandwidth"]
+    found = sweep(trace, preset("a100-sxm-80gb"), metrics=metrics, keep=keep, progress=False, **space)
+    took = time.perf_counter() - start
+    rate = found.designs / took
+    print(f"  {found.designs:12,} designs  {rate:10,.0f} designs/s  {took:8.1f} s   {len(found):6,} kept, "
+          f"peak memory {peak_bytes() / 1e9:.2f} GB")  # fmt: skip
+    return rate
+
+
+def peers() -> dict[str, float]:
+    """Points a second of the other tools, in an environment of their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = Path(folder) / "bin" / "python"
+        subprocess.run(
+            [python, "-m", "pip", "install", "-q", "genz-llm", "llm-flops"], check=True, stderr=subprocess.DEVNULL
+        )
+        out = subprocess.run([python, "-c", PEERS], capture_output=True, text=True, check=True).stdout
+    return {name: float(rate) for name, rate in re.findall(r"^(genz-llm|llm-flops) ([\d.]+)$", out, re.MULTILINE)}
+
+
+def main() -> None:
+    """Run every benchmark and print what it found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--largest", type=float, default=1e7, help="designs of the largest sweep")
+    parser.add_argument("--peers", action="store_true", help="install and time other tools too")
+    options = parser.parse_args()
+    print(f"{os.cpu_count()} cores, numpy {np.__version__}, Python {sys.version.split()[0]}")
+
+    chip = preset("a100-sxm-80gb")
+    two_layers = lstm(layers=2, hidden=1024, batch=1, sequence_length=50, dtype="fp16")
+    bert = network("bert-large", dtype="fp16")
+    print("2-layer LSTM (target: 1,000,000 designs/s, flat)")
+    rates = [swept(two_layers, size) for size in (10**4, 10**5, 10**6, 10**7, 10**8) if size <= options.largest]
+    print(f"  slowest over fastest beyond the first: {min(rates[1:]) / max(rates[1:]):.2f}")
+    print("BERT-large (target: 300,000 designs/s)")
+    swept(bert, 10**5)
+    swept(bert, 10**6)
+    print("LSTM of 131,072 steps over one of 128, same sweep")
+    short, long = (lstm(1, 1024, sequence_length=steps, dtype="fp16") for steps in (128, 131_072))
+    print(f"  {swept(long, 10**5) / swept(short, 10**5):.2f} times the rate")
+
+    start = time.perf_counter()
+    sensitivity(bert, chip)
+    print(f"sensitivity of BERT-large in every field: {1e3 * (time.perf_counter() - start):.1f} ms")
+    space = {name: values for name, values in axes(10**6).items() if name != "latency.launch_s"}
+    start = time.perf_counter()
+    found = tune(two_layers, chip, space, minimise="latency_s", subject_to={"memory.dram.bandwidth": 1e12})
+    print(f"{found!r}: {time.perf_counter() - start:.1f} s")
+
+    if options.peers:
+        print("Llama 2 7B, 4096 positions: points a second")
+        ours = swept(network("llama-2-7b", dtype="fp16"), 10**5)
+        for name, rate in peers().items():
+            print(f"  {name:10s} {rate:12,.1f} points/s; ours {ours / rate:,.0f} times that")
+
+
+if __name__ == "__main__":
+    main()
