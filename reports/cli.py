@@ -65,6 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def commands():
+    """The parser of the whole command line."""
+    return parser(design_arguments.add_commands, calibration_arguments.add_commands)
+
+
 def _command(argv: list[str]) -> int:
     try:
         options, unknown = parser(design_arguments.add_commands, calibration_arguments.add_commands).parse_known_args(

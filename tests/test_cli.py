@@ -410,7 +410,7 @@ def test_help_has_examples_that_parse(run, command):
     examples = out.split("examples:")[1]
     assert f"rooftrace {command}" in examples
     for line in examples.strip().splitlines():
-        options, unknown = cli.parser().parse_known_args(line.split()[1:])
+        options, unknown = cli.commands().parse_known_args(line.split()[1:])
         assert options.command == command
         assert unknown == []
 
