@@ -6,6 +6,7 @@ Bare arrays in and out. Op quantities have shape (ops, 1), design quantities () 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ SPLIT_BLOCKS = 2.0
 ROW_SPLITS = np.array([1, 2, 4, 8, 16], float)
 #: Most blocks that take turns on one unit, however small.
 RESIDENT_BLOCKS = 8.0
+#: Designs from which on it pays to leave out the choices that can never be best.
+MANY = 64
 #: Partial sums of a split product are kept in fp32.
 PARTIAL_BYTES = 4.0
 
@@ -32,8 +35,8 @@ class Product(NamedTuple):
     matrix_s: np.ndarray  # multiplying, whole waves of padded tiles
     feed_s: np.ndarray  # waiting for operands or weight tiles, the same waves
     shared_bytes: np.ndarray  # moved between the units and the memory they share
-    busy_s: np.ndarray  # the least any tiling keeps the units busy, idle ones in a last wave left to others
-    least_shared_bytes: np.ndarray  # the least any tiling moves
+    busy_s: np.ndarray | None  # the least any tiling keeps the units busy, idle ones in a last wave left to others
+    least_shared_bytes: np.ndarray | None  # the least any tiling moves
 
 
 def output_stationary(
@@ -68,6 +71,7 @@ def output_stationary(
     split_cycles,
     max_split,
     shared_bytes_per_s,
+    frugal=True,
 ) -> Product:
     """Products cut into blocks of the result, in waves over the units.
 
@@ -84,49 +88,95 @@ def output_stationary(
     partial sums, at `split_cycles`. Products of a batch are not split and use no side below `batched_tile` (or the
     largest there is); fused attention (`is_attention`) may do both. The best combination is taken, judged by the
     units' time and the traffic to the shared memory `shared_bytes_per_s` [bytes/s]. `useful` is the share of
-    2 batch m n k that is computed. Monotone in every size.
+    2 batch m n k that is computed. `frugal`: also the least that any tiling takes. Monotone in every size.
 
     Ref.: wave quantisation, NVIDIA Deep Learning Performance Guide, "Matrix multiplication background", 2023;
     latency hiding, Volkov, Understanding Latency Hiding on GPUs, UC Berkeley EECS-2016-143.
     """
+    single = (batch == 1) | is_attention
     block_m, block_n = _blocks(tile_m, tile_n, thin_tile)
     split = np.tile(SPLITS, len(BLOCKINGS))[:, None, None]
+    side = np.minimum(block_m, block_n)
+    barred = (split > 1) & ~((split <= max_split) & single)
+    barred = barred | (~single & (side < np.minimum(batched_tile, side.max(axis=0))))
+    if np.size(clock_hz) + np.size(count) + np.size(macs_per_cycle) > MANY and barred.shape[2] == 1:
+        sizes = np.broadcast_arrays(batch, m, n, k, a_element_bytes, b_element_bytes, tile_k)
+        worthwhile = _worthwhile(np.hstack(sizes).tobytes(), np.stack([block_m, block_n, split])[..., 0].tobytes(),
+                                 np.broadcast_to(barred, (len(split), len(m), 1)).tobytes())  # fmt: skip
+        products = np.arange(len(m))
+        barred = np.broadcast_to(barred, (len(split), len(m), 1))[worthwhile, products]
+        block_m, block_n, split = (v[worthwhile, 0] for v in (block_m, block_n, split))
     rows, columns = np.ceil(m / block_m), np.ceil(n / block_n)
     depth = np.ceil(k / (tile_k * split)) * tile_k * useful
     blocks = batch * rows * columns * split
     operands = (np.minimum(m, block_m) * a_element_bytes + np.minimum(n, block_n) * b_element_bytes) * depth
     slots = block_m * block_n + operand_macs * (np.minimum(m, block_m) + np.minimum(n, block_n))
-    cycles = slots * depth / (macs_per_cycle * sustained)
     if reach_bytes is not None:
         span = (np.minimum(m, block_m) * a_element_bytes + np.minimum(n, block_n) * b_element_bytes) * k
-        cycles = cycles * (1.0 + reach_cost * np.maximum(0.0, 1.0 - reach_bytes / span))
-    wait_cycles = depth * b_element_bytes * loop_cycles_per_byte + prologue_cycles
+        slots = slots * (1.0 + reach_cost * np.maximum(0.0, 1.0 - reach_bytes / span))
     resident = np.clip(resident_results / (block_m * block_n), 1.0, RESIDENT_BLOCKS)
-
-    waves = blocks / count
-    summing_s = (split > 1) * split_cycles / clock_hz
-    # the blocks of fused attention differ in length where a mask shortens them, and even out the last wave
-    whole = np.where(is_attention, np.maximum(waves, 1.0), np.ceil(waves))
-    matrix_s = whole * (cycles / clock_hz) + summing_s
-    feed_s = whole * (operands / (feed_bytes_per_cycle * clock_hz))
-    feed_s = np.maximum(feed_s, np.ceil(waves / resident) * (wait_cycles / clock_hz)) + summing_s
     shared = a_bytes * columns + b_bytes * rows + (split > 1) * (2 * PARTIAL_BYTES * split * batch * m * n)
     shared = shared + other_bytes
 
-    judged = np.maximum(np.maximum(matrix_s, feed_s), shared / shared_bytes_per_s)
-    single = (batch == 1) | is_attention
-    allowed = (split == 1) | ((split <= max_split) & (waves <= SPLIT_BLOCKS) & single)
-    side = np.minimum(block_m, block_n)
-    allowed = allowed & (single | (side >= np.minimum(batched_tile, side.max(axis=0))))
-    judged = np.where(allowed, judged, np.inf)
+    cycle_s = 1.0 / clock_hz
+    block_s = slots * depth * (cycle_s / (macs_per_cycle * sustained))
+    fed_s = operands * (cycle_s / feed_bytes_per_cycle)
+    wait_s = (depth * b_element_bytes * loop_cycles_per_byte + prologue_cycles) * cycle_s
+    waves = blocks * (1.0 / count)
+    whole = np.ceil(waves)
+    if is_attention.any():  # its blocks differ in length where a mask shortens them, and even out the last wave
+        whole = np.where(is_attention, np.maximum(waves, 1.0), whole)
+    matrix_s = whole * block_s
+    feed_s = np.maximum(whole * fed_s, np.ceil(waves * (1.0 / resident)) * wait_s)
+    if np.any(split_cycles):
+        summing_s = (split > 1) * (split_cycles * cycle_s)
+        matrix_s, feed_s = matrix_s + summing_s, feed_s + summing_s
+
+    closed = barred | ((split > 1) & (waves > SPLIT_BLOCKS))
+    judged = np.maximum(np.maximum(matrix_s, feed_s), shared * (1.0 / shared_bytes_per_s))
+    judged = np.where(closed, np.inf, judged)
     best = judged.argmin(axis=0)[None]
     return Product(
         matrix_s=_pick(matrix_s, best),
         feed_s=_pick(feed_s, best),
         shared_bytes=_pick(shared, best),
-        busy_s=np.where(allowed, waves * (cycles / clock_hz), np.inf).min(axis=0),
-        least_shared_bytes=np.where(allowed, shared, np.inf).min(axis=0),
+        busy_s=np.where(closed, np.inf, waves * block_s).min(axis=0) if frugal else None,
+        least_shared_bytes=np.where(closed, np.inf, shared).min(axis=0) if frugal else None,
     )
+
+
+@functools.lru_cache(maxsize=256)
+def _worthwhile(sizes: bytes, choices: bytes, barred: bytes) -> np.ndarray:
+    """The choices of a block and split that can be best on some machine, for each product: (choices kept, products).
+
+    A choice is left out where one before it, allowed whenever it is, has no more blocks, no larger ones and no deeper
+    ones, and moves no more: it is then at least as quick whatever the rates, no less frugal, and preferred of equals.
+    Products that keep fewer repeat their first. Exact: what is left out would not have been taken.
+    """
+    batch, m, n, k, a_size, b_size, tile_k = np.frombuffer(sizes).reshape(-1, 7).T[..., None]
+    block_m, block_n, split = np.frombuffer(choices).reshape(3, -1)
+    shut = np.frombuffer(barred, bool).reshape(len(split), -1).T  # (products, choices)
+    rows, columns = np.ceil(m / block_m), np.ceil(n / block_n)
+    blocks = batch * rows * columns * split
+    costs = [
+        blocks,
+        np.ceil(k / (tile_k * split)) * tile_k,  # depth
+        np.broadcast_to(block_m * block_n, blocks.shape),
+        np.minimum(m, block_m) + np.minimum(n, block_n),
+        np.minimum(m, block_m) * a_size + np.minimum(n, block_n) * b_size,
+        rows,
+        columns,
+        np.where(split > 1, split, 0.0) + 0.0 * m,  # partial sums, the sum at the end, the rule against idle units
+        shut.astype(float),
+    ]
+    order = np.arange(len(split))
+    better = np.repeat((order[:, None] < order)[None], len(m), axis=0)  # [p, i, j]: i is no worse than j in anything
+    for cost in costs:
+        better &= cost[:, :, None] <= cost[:, None, :]
+    dominated = better.any(axis=1) | shut
+    kept = [np.flatnonzero(~row) for row in dominated]
+    most = max(map(len, kept))
+    return np.array([np.append(row, np.repeat(row[:1], most - len(row))) for row in kept]).T
 
 
 def _blocks(tile_m, tile_n, thin_tile):
@@ -157,6 +207,7 @@ def weight_stationary(
     load_cycles,
     prologue_cycles,
     shared_bytes_per_s,
+    frugal=True,
 ) -> Product:
     """Products on systolic arrays: a pass holds one tile_k x tile_n weight tile and streams the m rows past it.
 
@@ -182,8 +233,8 @@ def weight_stationary(
         matrix_s=(whole * _pick(cycles, best) + fill) / clock_hz,
         feed_s=(whole * _pick(feed, best) + fill) / clock_hz,
         shared_bytes=_pick(shared, best),
-        busy_s=((waves * np.maximum(cycles, feed)).min(axis=0) + fill) / clock_hz,
-        least_shared_bytes=shared.min(axis=0),
+        busy_s=((waves * np.maximum(cycles, feed)).min(axis=0) + fill) / clock_hz if frugal else None,
+        least_shared_bytes=shared.min(axis=0) if frugal else None,
     )
 
 

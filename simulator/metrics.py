@@ -31,8 +31,8 @@ class Metric:
     """A figure of a design: name, unit, whether `less` or `more` of it is better, meaning.
 
     `of` takes a `Result` of shape S and returns numbers of shape S. `mix` is one of `MIXES`. `whole_network` says
-    that no per-op array is read. Raises `DesignSpaceError` for an unknown direction or mix, or an `of` that cannot be
-    called.
+    that it reads what `simulate.totals` gives: no per-op array but bytes. Raises `DesignSpaceError` for an unknown
+    direction or mix, or an `of` that cannot be called.
     """
 
     name: str
@@ -132,18 +132,18 @@ class _Field:
 
 def _table() -> dict[str, Metric]:
     rows = (
-        # name, unit, better, mix, of the chip?, per-op arrays unread?, meaning
+        # name, unit, better, mix, of the chip?, totals suffice?, meaning
         ("latency_s", "s", "less", "sum", False, True, "time of the network"),
         ("critical_path_s", "s", "less", "sum", False, True, "longest dependent path, the machine unlimited"),
         ("tokens_per_s", "", "more", "time", False, True, "positions processed per second"),
         ("sequences_per_s", "", "more", "time", False, True, "sequences processed per second"),
         ("utilisation", "", "more", "time", False, True, "share of the matrix units' peak"),
         ("attained_flops_per_s", "FLOP/s", "more", "time", False, True, "operations over latency"),
-        ("dram_bytes", "B", "less", "sum", False, False, "bytes moved at the farthest memory level"),
-        ("energy_j", "J", "less", "sum", False, False, "energy of the network"),
-        ("average_power_w", "W", "less", "time", False, False, "energy over latency"),
-        ("energy_per_token_j", "J", "less", "tokens", False, False, "energy over positions"),
-        ("price_per_million_tokens_usd", "USD", "less", "tokens", False, False, "cost of a million positions"),
+        ("dram_bytes", "B", "less", "sum", False, True, "bytes moved at the farthest memory level"),
+        ("energy_j", "J", "less", "sum", False, True, "energy of the network"),
+        ("average_power_w", "W", "less", "time", False, True, "energy over latency"),
+        ("energy_per_token_j", "J", "less", "tokens", False, True, "energy over positions"),
+        ("price_per_million_tokens_usd", "USD", "less", "tokens", False, True, "cost of a million positions"),
         ("area_mm2", "mm2", "less", "design", True, True, "die area"),
         ("peak_power_w", "W", "less", "design", True, True, "power with every unit busy"),
         ("price_usd", "USD", "less", "design", True, True, "price of the part"),

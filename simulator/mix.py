@@ -12,7 +12,7 @@ from simulator.accelerator import Accelerator
 from simulator.designs import Block, space
 from simulator.metrics import DesignSpaceError, Metric, metric
 from simulator.result import Result
-from simulator.simulate import simulate
+from simulator.simulate import simulate, totals
 from workloads.trace import SCHEMA, Trace, TraceError, nearest
 
 Part = tuple[str, Trace, float]
@@ -125,18 +125,14 @@ def measure(asked, networks: Mix, accelerator: Accelerator) -> Measure:
     return Measure(found.name, found)
 
 
-def totals(trace: Trace, accelerator: Accelerator) -> Result:
-    """The result of a block of designs, of which only the whole-network times and what metrics ask for are read."""
-    return simulate(trace, accelerator)
-
-
 def measured(
     parts: Sequence[Part], accelerator: Accelerator, block: Block, columns: Sequence[Measure]
 ) -> dict[str, np.ndarray]:
     """Each column for the designs of a block, (designs,), in the order of `block.ids`."""
     designs = space(accelerator, block)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # what is not a number is refused by name
-        results = {name: (totals(trace, designs), weight) for name, trace, weight in parts}
+        run = totals if all(column.metric.whole_network for column in columns) else simulate
+        results = {name: (run(trace, designs), weight) for name, trace, weight in parts}
         count = max(1, block.ids.size)
         return {column.name: np.broadcast_to(column.of(results), (count,)) for column in columns}
 

@@ -16,7 +16,7 @@ import numpy as np
 from simulator.accelerator import Accelerator, AcceleratorError
 from simulator.axes import rule
 from simulator.metrics import DesignSpaceError, one_design
-from simulator.mix import mix, totals
+from simulator.mix import mix
 from simulator.result import Result
 from simulator.simulate import simulate
 from workloads.trace import TraceError, nearest
@@ -113,7 +113,7 @@ def sensitivity(traces, accelerator: Accelerator) -> Sensitivity:
     changes += list(resources.values())
     space = _designs(accelerator, changes)
 
-    results = [(name, totals(trace, space), weight) for name, trace, weight in parts]
+    results = [(name, simulate(trace, space), weight) for name, trace, weight in parts]
     latency = sum(weight * np.broadcast_to(result.latency_s, space.shape) for _, result, weight in results)
     times = np.concatenate([np.broadcast_to(r.time_s, (len(changes), len(r.trace))) for _, r, _ in results], axis=1)
     names = []

@@ -18,8 +18,8 @@ from simulator.accelerator import Accelerator, AcceleratorError
 from simulator.result import Result
 from workloads.trace import Trace, TraceError, element_bytes
 
-#: Elements of the largest temporary array of a chunk: one megabyte, which the caches hold.
-CHUNK_ELEMENTS = 131_072
+#: Elements of the largest temporary array of a chunk: half a megabyte, which the caches hold.
+CHUNK_ELEMENTS = 65_536
 
 
 def simulate(trace: Trace, accelerator: Accelerator) -> Result:
@@ -34,6 +34,18 @@ def simulate(trace: Trace, accelerator: Accelerator) -> Result:
     Raises `TraceError` for anything but a trace, `AcceleratorError` for anything but an accelerator, an element
     type the matrix units do not run, or a collective on a chip without a link.
     """
+    return _evaluated(trace, accelerator, whole=True)
+
+
+def totals(trace: Trace, accelerator: Accelerator) -> Result:
+    """What `simulate` gives, less the arrays by op but bytes: for sweeps, which read latency, work and traffic alone.
+
+    Runs in one thread, as sweeps use the others. The numbers are those of `simulate` to the last digit.
+    """
+    return _evaluated(trace, accelerator, whole=False)
+
+
+def _evaluated(trace: Trace, accelerator: Accelerator, whole: bool) -> Result:
     if not isinstance(trace, Trace):
         raise TraceError(f"simulate: a Trace is expected, got {type(trace).__name__}")
     if not isinstance(accelerator, Accelerator):
@@ -42,27 +54,29 @@ def simulate(trace: Trace, accelerator: Accelerator) -> Result:
     plan = _plan(executed)
     _refuse_unsupported(executed, plan.dtypes, accelerator)
 
-    designs = accelerator.designs
-    fields = accelerator.flat_fields
-    columns = {path: value for path, value in fields.items() if isinstance(value, np.ndarray)} if designs > 1 else {}
-    tilings = len(compute.BLOCKINGS) if _is_blocked(accelerator) else 1
-    widest = max(tilings * len(compute.SPLITS) * len(plan.products.m), len(executed))
-    size = max(2, CHUNK_ELEMENTS // widest)
+    designs, fields = accelerator.designs, accelerator.flat_fields
+    space = _Space(plan, accelerator)
+    shared = space.products_once()
+    size = space.chunk_designs if shared is None else max(2, CHUNK_ELEMENTS // len(executed))
     chunks = [slice(start, min(start + size, designs)) for start in range(0, designs, size)]
 
     def cost(chunk: slice) -> dict[str, np.ndarray]:
-        return _cost(plan, fields | {path: column[chunk] for path, column in columns.items()}, accelerator)
+        product = None if shared is None else shared.of(chunk)
+        return _cost(plan, _part(fields, chunk) if designs > 1 else fields, accelerator, product, whole)
 
     output = cost(chunks[0])
     if len(chunks) > 1:
-        output = _gathered(cost, chunks, output)
+        output = _gathered(cost, chunks, output, os.cpu_count() if whole else 1)
     return Result(trace=executed, accelerator=accelerator, output=output)
 
 
-def _gathered(cost, chunks: list[slice], first: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of all chunks side by side; what no design changes is kept once. numpy lets two threads overlap."""
-    from concurrent.futures import ThreadPoolExecutor  # imports logging and more, which one design does not need
+def _part(fields: dict, chunk: slice) -> dict:
+    """Flat fields of the designs of a chunk."""
+    return {path: value[chunk] if isinstance(value, np.ndarray) else value for path, value in fields.items()}
 
+
+def _gathered(cost, chunks: list[slice], first: dict[str, np.ndarray], workers: int) -> dict[str, np.ndarray]:
+    """The arrays of all chunks side by side; what no design changes is kept once. numpy lets two threads overlap."""
     designs = chunks[-1].stop
     output = {
         key: np.empty((*value.shape[:-1], designs), value.dtype) if value.shape[-1] > 1 else value
@@ -75,9 +89,100 @@ def _gathered(cost, chunks: list[slice], first: dict[str, np.ndarray]) -> dict[s
                 output[key][:, chunk] = value
 
     fill(chunks[0], first)
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    if workers == 1:
+        for chunk in chunks[1:]:
+            fill(chunk, cost(chunk))
+        return output
+    from concurrent.futures import ThreadPoolExecutor  # imports logging and more, which one design does not need
+
+    with ThreadPoolExecutor(max_workers=workers) as pool:
         list(pool.map(lambda chunk: fill(chunk, cost(chunk)), chunks[1:]))
     return output
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """Costs of the products where many designs share them: of each kind, and which kind each design is."""
+
+    products: compute.Product
+    kind: np.ndarray | None  # (designs,); None: all designs alike
+
+    def of(self, chunk: slice) -> compute.Product:
+        if self.kind is None:
+            return self.products
+        kinds = self.kind[chunk]
+        return compute.Product(*(v if v is None or v.shape[-1] == 1 else v[:, kinds] for v in self.products))
+
+
+class _Space:
+    """How the designs of an accelerator differ in what the products see: the choice of tiling is most of the work."""
+
+    def __init__(self, plan: _Plan, accelerator: Accelerator):
+        self.plan, self.accelerator = plan, accelerator
+        tilings = len(compute.BLOCKINGS) if _is_blocked(accelerator) else 1
+        widest = max(tilings * len(compute.SPLITS) * len(plan.products.m), plan.rows)
+        self.chunk_designs = max(2, CHUNK_ELEMENTS // widest)
+
+    def products_once(self) -> _Shared | None:
+        """The products of each kind of design, or None where no two designs need share them.
+
+        Designs are of one kind where no field that the products see differs; in a grid that follows from its axes.
+        """
+        chip = self.accelerator
+        if chip.designs == 1:
+            return None
+        seen = {path: value for path, value in chip.fields.items() if _is_seen(path, chip)}
+        arrays = [value for value in seen.values() if isinstance(value, np.ndarray)]
+        rank = len(chip.shape)
+        sizes = [max((np.shape(v)[d - rank] for v in arrays if np.ndim(v) >= rank - d), default=1) for d in range(rank)]
+        kinds = int(np.prod(sizes))
+        if kinds == chip.designs:
+            return None
+        flat = {
+            path: np.broadcast_to(value, sizes).reshape(-1) if isinstance(value, np.ndarray) else value
+            for path, value in seen.items()
+        }
+        parts = [
+            _products(self.plan, _part(flat, slice(start, start + self.chunk_designs)), chip)
+            for start in range(0, kinds, self.chunk_designs)
+        ]
+        if kinds == 1:
+            return _Shared(parts[0], None)
+        widths = [min(self.chunk_designs, kinds - start) for start in range(0, kinds, self.chunk_designs)]
+        whole = compute.Product(*(_beside(values, widths) for values in zip(*parts, strict=True)))
+        kind = np.broadcast_to(np.arange(kinds).reshape(sizes), chip.shape).reshape(-1)
+        return _Shared(whole, kind)
+
+
+def _beside(parts: tuple[np.ndarray, ...], widths: list[int]) -> np.ndarray:
+    """Arrays (products, designs or 1) of several runs of designs as one; None stays None."""
+    if parts[0] is None:
+        return None
+    if all(part.shape[-1] == 1 for part in parts) and len(parts) == 1:
+        return parts[0]
+    return np.hstack([np.broadcast_to(part, (len(part), width)) for part, width in zip(parts, widths, strict=True)])
+
+
+def _is_seen(path: str, accelerator: Accelerator) -> bool:
+    """Whether the cost of a product depends on a field: the matrix units, and memory up to what they share."""
+    if path.startswith("matrix.") or path == "abilities.concurrent_ops":
+        return True
+    levels = list(accelerator.memory)
+    nearest = levels[: _shared_level(accelerator) + 1]
+    return any(path.startswith(f"memory.{level}.") for level in nearest)
+
+
+def _shared_level(accelerator: Accelerator) -> int:
+    """Number of the nearest memory level that the whole chip shares."""
+    return next(i for i, level in enumerate(accelerator.memory.values()) if level.scope == "chip")
+
+
+def _products(plan: _Plan, f: dict, accelerator: Accelerator) -> compute.Product:
+    """The products alone, from the fields they see."""
+    padding = _padding_bytes(plan, f, accelerator)
+    shared = _shared_level(accelerator)
+    missing = _missing_shares(plan, f, accelerator, padding, shared)
+    return _product(plan, f, accelerator, list(accelerator.memory)[shared], missing[shared].weights, padding)
 
 
 @dataclass(frozen=True)
@@ -210,11 +315,24 @@ def _distinct_products(
     dtype = _column([dtypes.index(d) if d in dtypes else -1 for d in trace.dtype.tolist()])
     columns = [batch, m, n, k, useful, attention, role["weight"], a, b, other, a_element, b_element]
     columns += [count["serial_steps"], dtype]
-    # rows of different recurrences are different products: their weights may be kept to different degrees
-    table = np.hstack([*columns, loop])[rows]
+    # rows of recurrences that hold different amounts are different products: more or less of their weights is kept
+    table = np.hstack([*columns, _alike(trace, loop)])[rows]
     table, first, which = np.unique(table, axis=0, return_index=True, return_inverse=True)
-    columns = [np.ascontiguousarray(c)[:, None] for c in table.T[:-1]]
+    columns = [np.ascontiguousarray(c)[:, None] for c in table.T[: len(columns)]]
     return _Products(*columns[:-1], columns[-1][:, 0].astype(int)), which.reshape(-1), first
+
+
+def _alike(trace: Trace, loop: np.ndarray) -> np.ndarray:
+    """`loop` with the same number for recurrences whose rows are the same, (ops, 1)."""
+    columns = ("batch", "m", "n", "k", "weight_bytes", "state_bytes", "repeats", "path_runs", "weight_dtype")
+    rows = list(zip(*(trace.columns[name].tolist() for name in columns), strict=True))
+    members: dict[int, list] = {-1: []}
+    for number, row in zip(loop[:, 0].tolist(), rows, strict=True):
+        if number >= 0:
+            members.setdefault(number, []).append(row)
+    first: dict[tuple, int] = {}
+    same = {number: first.setdefault(tuple(sorted(held)), number) for number, held in members.items() if number >= 0}
+    return np.array([same.get(number, -1) for number in loop[:, 0].tolist()])[:, None]
 
 
 def _refuse_unsupported(trace: Trace, dtypes: tuple[str, ...], accelerator: Accelerator) -> None:
@@ -243,13 +361,16 @@ def _is_blocked(accelerator: Accelerator) -> bool:
     return accelerator.matrix.dataflow == "output-stationary"
 
 
-def _cost(plan: _Plan, f: dict, accelerator: Accelerator) -> dict[str, np.ndarray]:
-    """All arrays of one chunk of designs: per op (ops, designs or 1), totals (1, designs or 1)."""
-    levels = list(accelerator.memory)
-    shared = next(i for i, level in enumerate(levels) if accelerator.memory[level].scope == "chip")
+def _cost(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Product | None, whole: bool) -> dict:
+    """All arrays of one chunk of designs: per op (ops, designs or 1), totals (1, designs or 1).
+
+    `product`: where the cost of the products is known already. `whole`: also what only a reader of single ops needs.
+    """
+    levels, shared = list(accelerator.memory), _shared_level(accelerator)
     padding = _padding_bytes(plan, f, accelerator)
     missing = _missing_shares(plan, f, accelerator, padding)
-    product = _product(plan, f, accelerator, levels[shared], missing[shared].weights, padding)
+    if product is None:
+        product = _product(plan, f, accelerator, levels[shared], missing[shared].weights, padding)
     traffic = _traffic(plan, f, accelerator, shared, product, missing, padding)
     bounds = _bounds(plan, f, accelerator, product, traffic)
 
@@ -261,8 +382,7 @@ def _cost(plan: _Plan, f: dict, accelerator: Accelerator) -> dict[str, np.ndarra
     order, starts = plan.order, plan.starts
     serial = recurrence.summed(time * plan.repeats)
     path = recurrence.summed(recurrence.path_s(time[order], plan.path_runs[order], starts))
-    one_at_a_time = np.ndim(f["abilities.concurrent_ops"]) == 0 and f["abilities.concurrent_ops"] == 1
-    if plan.is_chain or one_at_a_time:
+    if not _overlaps(plan, f):
         latency = serial
     else:
         # work that could fill the machine beside other ops: the most frugal tiling, not the quickest
@@ -279,11 +399,18 @@ def _cost(plan: _Plan, f: dict, accelerator: Accelerator) -> dict[str, np.ndarra
             f["abilities.concurrent_ops"],
         )
         latency = np.where(np.equal(f["abilities.concurrent_ops"], 1), serial, latency)
-    output = {f"bound:{name}": bound for name, bound in bounds.items()}
-    output |= {f"bytes:{level}": moved for level, moved in traffic.items()}
-    output |= {"time": time, "binding": _binding(bounds), "resident": 1.0 - missing[-1].weights}
+    output = {f"bytes:{level}": moved for level, moved in traffic.items()}
     output |= {"latency": latency[None], "serial": serial[None], "path": path[None]}
+    if whole:
+        output |= {f"bound:{name}": bound for name, bound in bounds.items()}
+        output |= {"time": time, "binding": _binding(bounds), "resident": 1.0 - missing[-1].weights}
     return output
+
+
+def _overlaps(plan: _Plan, f: dict) -> bool:
+    """Whether any runs may overlap on any design."""
+    at_once = f["abilities.concurrent_ops"]
+    return not plan.is_chain and not (np.ndim(at_once) == 0 and at_once == 1)
 
 
 def _bounds(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Product, traffic: dict) -> dict:
@@ -362,8 +489,10 @@ class _Missing(NamedTuple):
     streams: np.ndarray  # activations in and out
 
 
-def _missing_shares(plan: _Plan, f: dict, accelerator: Accelerator, padding: np.ndarray) -> list[_Missing]:
-    """For each memory level, what the levels above it cannot keep."""
+def _missing_shares(
+    plan: _Plan, f: dict, accelerator: Accelerator, padding: np.ndarray, last: int | None = None
+) -> list[_Missing]:
+    """For each memory level (up to number `last`), what the levels above it cannot keep."""
     everything = np.ones((plan.rows, 1))
     shares = [_Missing(everything, everything, everything)]
     loop_weights = plan.loop_weight_bytes
@@ -376,7 +505,7 @@ def _missing_shares(plan: _Plan, f: dict, accelerator: Accelerator, padding: np.
     for_weights = for_activations = 0.0
     together = False  # whether weights and state compete for the same level
     weights_in_parts = state_in_parts = True
-    for level, given in list(accelerator.memory.items())[:-1]:
+    for level, given in list(accelerator.memory.items())[: -1 if last is None else last]:
         capacity = f[f"memory.{level}.capacity_bytes"]
         if given.keeps_weights:
             for_weights, weights_in_parts = np.maximum(for_weights, capacity), given.keeps_parts
@@ -432,6 +561,7 @@ def _product(plan: _Plan, f: dict, accelerator: Accelerator, shared: str, weight
         own = _first(f["matrix.attention_sustained"], f["matrix.sustained"])
         arguments["sustained"] = np.where(attention, own, f["matrix.sustained"])
     arguments |= {
+        "frugal": _overlaps(plan, f),
         "b_bytes": weights + p.b_bytes,
         "other_bytes": p.other_bytes,
         "macs_per_cycle": _by_dtype([f[f"matrix.macs_per_cycle.{d}"] for d in plan.dtypes], p.dtype),

@@ -636,3 +636,52 @@ def test_two_recurrences_of_one_name_do_not_compete():
     assert simulate(twice, chip).serial_s == near(2 * simulate(once, chip).serial_s)
     assert list(dict.fromkeys(twice.layer.tolist())) == ["lstm.0", "lstm.0 (2)"]
     assert list(dict.fromkeys((twice + once).layer.tolist())) == ["lstm.0", "lstm.0 (2)", "lstm.0 (3)"]
+
+
+# -- many designs at once ----------------------------------------------------------------------------
+
+
+def _chip_of_many(chip: Accelerator, designs: int = 300) -> Accelerator:
+    """The chip with fields that matter to products and fields that do not, all different."""
+    rng = np.random.default_rng(0)
+    paths = [f"matrix.macs_per_cycle.{chip.dtypes[0]}", "matrix.clock_hz", "latency.launch_s"]
+    paths += [f"memory.{level}.bandwidth_bytes_per_s" for level in chip.memory]
+    return chip.replace({path: chip.fields[path] * np.exp(rng.normal(0, 0.5, designs)) for path in paths})
+
+
+@pytest.mark.parametrize("name", ["v100-sxm", "a100-sxm-80gb", "epyc-7763", "tpu-v4"])
+def test_leaving_out_what_cannot_be_best_changes_nothing(name, monkeypatch):
+    chip = preset(name)
+    for network in _networks(chip.dtypes[0]):
+        space = _chip_of_many(chip)
+        few = simulate(network, space)
+        monkeypatch.setattr(engine.compute, "MANY", 10**9)
+        every = simulate(network, space)
+        monkeypatch.undo()
+        for key, values in every.output.items():
+            np.testing.assert_array_equal(few.output[key], values, err_msg=key)
+
+
+@pytest.mark.parametrize("name", ["v100-sxm", "tpu-v4"])
+def test_designs_of_a_grid_share_their_products(name):
+    """Products are costed once for each count of units, and the grid equals its designs one by one."""
+    chip = preset(name)
+    axes = {"matrix.count": [1, 7, 80], "memory.dram.bandwidth": [1e11, 1e12], "latency.launch": [0, 1e-6, 1e-5]}
+    for network in _networks(chip.dtypes[0])[::3]:
+        grid = simulate(network, chip.grid(axes))
+        for index in np.ndindex(3, 2, 3):
+            alone = simulate(network, chip.grid(axes).design(index))
+            for key, values in grid.design(index).output.items():
+                np.testing.assert_array_equal(values, alone.output[key], err_msg=f"{index} {key}")
+
+
+@pytest.mark.parametrize("name", ["v100-sxm", "tpu-v4"])
+def test_totals_are_those_of_simulate(name):
+    chip = preset(name)
+    for network in _networks(chip.dtypes[0]):
+        space = _chip_of_many(chip, 50)
+        whole, totals = simulate(network, space), engine.totals(network, space)
+        assert totals.output.keys() < whole.output.keys()
+        for key, values in totals.output.items():
+            np.testing.assert_array_equal(values, whole.output[key], err_msg=key)
+        np.testing.assert_array_equal(totals.energy_j, whole.energy_j)
