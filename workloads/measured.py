@@ -15,6 +15,7 @@ import numpy as np
 
 from workloads.attention import encoder_decoder, transformer
 from workloads.blocks import elementwise, element_types, linear, matmul, normalisation, softmax
+from workloads.libraries import packed_weights, separate_cells
 from workloads.recurrent import gru, lstm, rnn
 from workloads.schema import PHASES
 from workloads.trace import Trace, TraceError, nearest
@@ -303,6 +304,8 @@ def _recurrent(builder):
             sizes["layers"], sizes["hidden"], sequence_length=sizes["timesteps"], batch=sizes["batch"],
             input_size=sizes["input_size"] or None, bidirectional=bool(sizes["bidirectional"]), dtype=dtype,
         )  # fmt: skip
+        trace = packed_weights(trace) if sizes["packed_weights"] else trace
+        trace = separate_cells(trace) if sizes["separate_cells"] else trace
         rows = _of_phase(trace, phase, input_gradients=not sizes["input_size"])
         if sizes["input_size"]:
             return rows
@@ -357,7 +360,8 @@ def _without(rows: list[dict], dropped: list[bool]) -> list[dict]:
     return kept
 
 
-_RECURRENT_SIZES = {"layers": 1, "input_size": 0, "bidirectional": 0}
+#: separate_cells, packed_weights: 1 where the library works so, see `workloads.libraries`.
+_RECURRENT_SIZES = {"layers": 1, "input_size": 0, "bidirectional": 0, "separate_cells": 0, "packed_weights": 0}
 _NETWORK = ("layers", "hidden", "heads", "vocabulary", "sequence_length")
 
 #: op of a measurement -> its sizes and what they mean.
