@@ -80,8 +80,9 @@ def packed_weights(trace: Trace) -> Trace:
         size = sum(r["weight_bytes"] for r in of_layer)
         layers = max(1, row["path_runs"] // row["serial_steps"])
         types = {name: row[name] for name in ("dtype", "weight_dtype", "activation_dtype")}
-        copied = {"kind": "copy", "layer": row["layer"], "op": "pack weights", "input_bytes": size, "output_bytes": size}
-        return [copied | types | {"repeats": row["weight_sets"], "path_runs": layers}, dict(row)]
+        copied = {"kind": "copy", "layer": row["layer"], "op": "pack weights", "weight_bytes": size, "output_bytes": size}
+        runs = {"repeats": row["weight_sets"], "weight_sets": row["weight_sets"], "path_runs": layers}
+        return [copied | types | runs, dict(row)]
 
     return _rewritten(trace, pack)
 

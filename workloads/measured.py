@@ -305,6 +305,7 @@ def _recurrent(builder):
             input_size=sizes["input_size"] or None, bidirectional=bool(sizes["bidirectional"]), dtype=dtype,
         )  # fmt: skip
         trace = packed_weights(trace) if sizes["packed_weights"] else trace
+        trace = trace.fused if sizes["fused_cells"] else trace
         trace = separate_cells(trace) if sizes["separate_cells"] else trace
         rows = _of_phase(trace, phase, input_gradients=not sizes["input_size"])
         if sizes["input_size"]:
@@ -360,8 +361,10 @@ def _without(rows: list[dict], dropped: list[bool]) -> list[dict]:
     return kept
 
 
-#: separate_cells, packed_weights: 1 where the library works so, see `workloads.libraries`.
-_RECURRENT_SIZES = {"layers": 1, "input_size": 0, "bidirectional": 0, "separate_cells": 0, "packed_weights": 0}
+#: How the library works, 1 or 0: the cell in the epilogue of its product, or op by op; weights packed for each call
+#: (see `workloads.libraries`).
+_LIBRARY = {"fused_cells": 0, "separate_cells": 0, "packed_weights": 0}
+_RECURRENT_SIZES = {"layers": 1, "input_size": 0, "bidirectional": 0, **_LIBRARY}
 _NETWORK = ("layers", "hidden", "heads", "vocabulary", "sequence_length")
 
 #: op of a measurement -> its sizes and what they mean.

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-#: Hidden sizes of the recurrences, rows (batch) of a step, and steps.
-HIDDEN = (64, 128, 256, 512, 768)
+#: Hidden sizes of the recurrences, rows (batch) of a step, and steps: few and many, to tell a call's cost from a step's.
+HIDDEN = (64, 128, 160, 224, 288, 448, 512, 768)
 STEP_ROWS = (1, 4, 16, 64)
-STEPS = 40
+STEPS = (20, 60, 120)
+LARGE_STEPS = 40
 #: (n, k) of products with weights: gates x hidden of recurrences, projections and inner layers of Transformers.
 THIN = ((192, 64), (512, 128), (768, 256), (1024, 256), (1536, 512), (2048, 512), (3072, 768), (4096, 1024))
 WIDE = ((256, 256), (768, 256), (1024, 256), (256, 1024), (512, 512), (1536, 512), (2048, 512), (768, 768), (3072, 768))
@@ -79,21 +80,24 @@ def _recurrences(backend: str, quick: bool) -> Iterator[dict]:
     kinds = ("lstm", "gru") if backend == "torch" else ("rnn",)
     for place, hidden in enumerate(HIDDEN):
         for turn, batch in enumerate(STEP_ROWS):
-            if hidden * batch > 16384 or (quick and (place + turn) % 3):
+            if hidden * batch > 10000 or (quick and (place + turn) % 3):
                 continue
             for kind in kinds:
-                yield recurrence(kind, hidden, batch, STEPS)
+                steps = STEPS[turn % 3] if hidden * batch < 4096 else LARGE_STEPS
+                yield recurrence(kind, hidden, batch, steps)
+                if hidden * batch <= 512:
+                    yield recurrence(kind, hidden, batch, STEPS[(turn + 1) % 3])
 
 
 def recurrence(kind: str, hidden: int, batch: int, timesteps: int, layers: int = 1, bidirectional: int = 0) -> dict:
     """The row of a recurrent layer as the backend runs it on a processor.
 
-    PyTorch runs an LSTM as one oneDNN primitive that packs the weights first, a GRU as a loop of its own ops (see
+    PyTorch runs an LSTM as one oneDNN primitive that packs the weights first and ends each product with the cell, a GRU as a loop of its own ops (see
     `workloads.libraries`); numpy's is a loop over ready input products.
     """
     sizes = {"hidden": hidden, "batch": batch, "timesteps": timesteps, "layers": layers, "bidirectional": bidirectional}
     how = {
-        "lstm": {"input_size": hidden, "packed_weights": 1},
+        "lstm": {"input_size": hidden, "packed_weights": 1, "fused_cells": 1},
         "gru": {"input_size": hidden, "separate_cells": 1},
         "rnn": {"input_size": 0, "separate_cells": 1},
     }
