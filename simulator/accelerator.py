@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -95,15 +95,32 @@ class MatrixUnits:
     batched_tile: object = _number(
         "smallest side of a block in the kernels for products of a batch", 1, above=0, whole=True
     )
+    operand_macs: object = _number(
+        "multiply-accumulates that could issue in the time it takes to load one operand element", 0.0, least=0
+    )
     feed_bytes_per_cycle: object = _number("operand bytes one unit can take in per cycle", 64.0, above=0)
     loop_cycles_per_byte: object = _number(
         "cycles a block that runs alone waits for each byte of k of an operand row", 0.0, least=0
+    )
+    narrow_loop_cycles_per_byte: object = _number(
+        "the same for elements of less than four bytes, whose kernels fetch several stages ahead "
+        "(none: loop_cycles_per_byte)",
+        None,
+        least=0,
+        optional=True,
     )
     resident_results: object = _number(
         "result elements of blocks that are in one unit together and hide each other's waits (at least one block)",
         0.0,
         least=0,
     )
+    reach_bytes: object = _number(
+        "memory one unit addresses without a walk of the page table (none: walks cost nothing)",
+        None,
+        above=0,
+        optional=True,
+    )
+    reach_cost: object = _number("what a block far beyond that reach takes longer, relative", 0.0, least=0)
     split_cycles: object = _number("cycles to sum the parts of a product whose k terms were shared", 0.0, least=0)
     load_cycles: object = _number(
         "weight-stationary: cycles to put the next weight tile in place, hidden behind the current one", 0.0, least=0
@@ -146,6 +163,11 @@ class MemoryLevel:
     scope: object = _choice("private to each matrix unit, or shared by the chip", SCOPES, "chip")
     keeps_weights: object = _flag("weights of a recurrence may stay here from step to step", False)
     keeps_activations: object = _flag("results may stay here until the next op reads them", False)
+    keeps_parts: object = _flag(
+        "of a recurrence's data that do not fit, the part that fits stays from step to step, as in a scratchpad; "
+        "otherwise nothing does, as in a cache that drops what was used longest ago",
+        True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -220,7 +242,8 @@ class Accelerator:
 
     `memory` maps level names to `MemoryLevel`, nearest first; the last is where weights and activations
     live. Sections may be given as dictionaries. `citations` maps field paths to `Citation` for
-    the numbers of a preset; what a user types or replaces has none.
+    the numbers of a preset; what a user types or replaces has none. `spread` is how far measured times lie from
+    predicted ones (see `uncertainty`), empty where nothing was calibrated.
 
     Raises `AcceleratorError` naming the accelerator, field and value: missing, unknown, not a number,
     NaN, infinite, out of range, fractional where only whole numbers make sense, arrays that do not broadcast.
@@ -239,6 +262,7 @@ class Accelerator:
     year: int | None = None
     notes: str = ""
     citations: Mapping[str, Citation] = field(default_factory=dict)
+    spread: Mapping[str, Sequence] = field(default_factory=dict)
 
     def __post_init__(self):
         where = self.name
@@ -418,7 +442,7 @@ class Accelerator:
         rows = []
         meaningless = {f"matrix.{name}" for name in _meaningless({"dataflow": self.matrix.dataflow})}
         farthest = list(self.memory)[-1]  # it keeps everything
-        meaningless |= {f"memory.{farthest}.keeps_weights", f"memory.{farthest}.keeps_activations"}
+        meaningless |= {f"memory.{farthest}.{flag}" for flag in ("keeps_weights", "keeps_activations", "keeps_parts")}
         for path, value in self.fields.items():
             if value is None or path in meaningless:
                 continue
@@ -440,11 +464,51 @@ def presets() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _PRESETS.glob("[!_]*.toml")))
 
 
-def preset(name: str) -> Accelerator:
-    """The shipped accelerator `name`. Raises `AcceleratorError` with the nearest name for an unknown one."""
+def preset(name: str, calibrated: bool = True) -> Accelerator:
+    """The shipped accelerator `name`. Raises `AcceleratorError` with the nearest name for an unknown one.
+
+    `calibrated`: with constants fitted to measurements of the device, or else those its class achieves in place of
+    the family's assumptions; False gives the datasheet and the assumptions alone.
+    """
     if name not in presets():
         raise AcceleratorError(f"unknown accelerator {name!r}{nearest(name, presets())}")
-    return load_accelerator(_PRESETS / f"{name}.toml")
+    chip = load_accelerator(_PRESETS / f"{name}.toml")
+    return _with_constants(chip) if calibrated else chip
+
+
+@cache
+def _calibrated() -> dict:
+    """What was fitted, by preset and by class: constants, calls (of harnesses) and spread."""
+    return _read_toml(_PRESETS / "_calibrated.toml")
+
+
+def call_times(name: str) -> dict[str, float]:
+    """What each harness adds to a call on preset `name`, or on its class where it was not measured. [s]"""
+    known = _calibrated()
+    return dict(known.get(name, known.get("gpu", {})).get("calls", {}))
+
+
+def measured_presets() -> tuple[str, ...]:
+    """Presets whose constants are fitted to measurements of the device itself."""
+    return tuple(name for name in _calibrated() if name not in FAMILIES)
+
+
+def _with_constants(chip: Accelerator) -> Accelerator:
+    own, kind = _calibrated().get(chip.name), _calibrated().get(chip.family)
+    if own is None and kind is None:
+        return chip
+    outer = list(chip.memory)[-1]
+    constants = {}
+    for given, replaces in ((kind, ("assumed",)), (own, BASES)):
+        for path, entry in (given or {}).get("constants", {}).items():
+            path = path.replace("OUTER", outer)
+            cited = chip.citations.get(path)
+            if cited is None or cited.basis in replaces:
+                constants[path] = entry
+    citations = {path: Citation(entry["source"], entry["basis"]) for path, entry in constants.items()}
+    fitted = chip.replace({path: entry["value"] for path, entry in constants.items()})
+    spread = (own or kind)["spread"]
+    return dataclasses.replace(fitted, citations=dict(fitted.citations) | citations, spread=spread)
 
 
 def load_accelerator(path) -> Accelerator:
@@ -489,7 +553,9 @@ def load_accelerator(path) -> Accelerator:
         raise AcceleratorError(f"{where}: memory: a table is expected, got {sections['memory']!r}")
     farthest = list(sections["memory"])[-1:]
     for level, values in sections["memory"].items():
-        keeps = () if level not in farthest else ("keeps_weights", "keeps_activations")  # it holds everything
+        keeps = (
+            () if level not in farthest else ("keeps_weights", "keeps_activations", "keeps_parts")
+        )  # it holds everything
         _refuse_missing(values, MemoryLevel, where, f"memory.{level}", keeps)
     head["notes"] = head["notes"] or ""
     try:
@@ -577,10 +643,14 @@ _ONLY_OF = {
     "output-stationary": (
         "thin_tile",
         "batched_tile",
+        "operand_macs",
         "fragment_m",
         "fragment_n",
         "loop_cycles_per_byte",
+        "narrow_loop_cycles_per_byte",
         "resident_results",
+        "reach_bytes",
+        "reach_cost",
         "split_cycles",
         "max_split",
     ),

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from simulator.accelerator import Accelerator, AcceleratorError, Citation
+from simulator import uncertainty
+from simulator.accelerator import Accelerator, Citation
 from simulator.simulate import simulate
 from workloads.trace import nearest
 
@@ -21,8 +22,9 @@ from workloads.trace import nearest
 CONSTANTS: dict[str, tuple[float, float]] = {
     "matrix.sustained": (0.05, 1.0),
     "matrix.attention_sustained": (0.05, 1.0),
-    "matrix.feed_bytes_per_cycle": (1.0, 4096.0),
+    "matrix.operand_macs": (0.01, 100.0),
     "matrix.loop_cycles_per_byte": (0.01, 500.0),
+    "matrix.narrow_loop_cycles_per_byte": (0.01, 500.0),
     "matrix.prologue_cycles": (1.0, 1e6),
     "matrix.split_cycles": (1.0, 1e6),
     "vector.sustained": (0.01, 1.0),
@@ -35,6 +37,10 @@ CONSTANTS: dict[str, tuple[float, float]] = {
 STEP = 0.01
 #: Residuals beyond this logarithmic error count less and less (soft L1): outliers do not pull the fit.
 ROBUST = 0.1
+#: Weight of a constant's logarithm staying where it began: it decides where the measurements are indifferent.
+PRIOR = 0.02
+#: Measurements a start is looked for on, points looked at, how far apart (logarithm), and how many are followed.
+SAMPLE, SCREENED, SPREAD, TRIED = 400, 48, 1.0, 5
 #: A constant that changes no residual by more than this when it changes by a factor of e is not determined.
 DETERMINED = 1e-3
 
@@ -81,6 +87,26 @@ def predict(accelerator: Accelerator, measurements, call_s: Mapping[str, float] 
     return (time + calls).reshape(*accelerator.shape, len(measurements))
 
 
+def predict_interval(accelerator: Accelerator, measurements, call_s: Mapping[str, float] | None = None) -> tuple:
+    """Low and high end of the 80 % interval of each measurement of one design, each (measurements,). [s]
+
+    A measurement of one op, or of one recurrence, errs as its kind does at its size; of a network as the sum of its
+    rows does (`uncertainty.of_sum`). Both ends are the prediction where the accelerator has no spread."""
+    total = predict(accelerator, measurements, call_s)
+    kinds = [uncertainty.kind_of(kind) for kind in measurements.kind.tolist()]
+    low, high = uncertainty.quantiles(accelerator.spread, kinds, total[:, None])
+    low, high = total * np.exp(low[:, 0]), total * np.exp(high[:, 0])
+    networks = np.flatnonzero(measurements.kind == "network")
+    if len(networks):
+        result = simulate(measurements.trace, accelerator)
+        counts = np.diff(np.append(measurements.first, len(measurements.trace)))
+        for number in networks:
+            rows = slice(measurements.first[number], measurements.first[number] + counts[number])
+            below, above = result.deviations_s(rows)
+            low[number], high[number] = total[number] - below.item(), total[number] + above.item()
+    return low, high
+
+
 def calibrate(
     accelerator: Accelerator,
     measurements,
@@ -93,7 +119,8 @@ def calibrate(
 
     `parameters`: paths to fit, or a mapping from path to (low, high); a list of candidates is searched through
     (sizes of tiles, abilities). Default: `CONSTANTS`. `calls`: also fit what each harness adds to a call. Minimises
-    the soft L1 norm of log(predicted / measured), so that fast and slow rows weigh alike and outliers little.
+    the soft L1 norm of log(predicted / measured), so that fast and slow rows weigh alike and outliers little; a
+    constant the measurements are indifferent to stays where it was (`PRIOR`).
 
     Raises `CalibrationError`: scipy is missing, fewer measurements than constants, all of one shape, a parameter that
     is not a number; `AcceleratorError`: an unknown field, an element type the chip does not have.
@@ -110,11 +137,12 @@ def calibrate(
         raise CalibrationError(
             f"{measurements.source}: {len(measurements)} measurements cannot determine {needed} constants"
         )
-    fits = []
+    tried = []
     for values in itertools.product(*choices.values()):
         chosen = accelerator.replace(dict(zip(choices, values, strict=True)))
-        fits.append((chosen, _Fit(chosen, measurements, bounds, harnesses).solve()))
-    chosen, best = min(fits, key=lambda found: found[1].cost)
+        tried.append((chosen, _screened(chosen, measurements, bounds, harnesses)))
+    chosen, start = min(tried, key=lambda found: found[1].cost)
+    best = _Fit(chosen, measurements, bounds, harnesses).solve(start.log)
     return _calibration(chosen, choices, best, measurements, source)
 
 
@@ -159,6 +187,24 @@ def held_out(measurements, every: int = 3) -> np.ndarray:
     return np.array([shape in judged[key] for key, shape in zip(keys, shapes, strict=True)])
 
 
+def _screened(accelerator, measurements, bounds, harnesses) -> _Found:
+    """Where to start: the tilings make the surface uneven, so a few of many points are tried on a sample of rows."""
+    every = -(-len(measurements) // SAMPLE)
+    fit = _Fit(accelerator, measurements.select(np.arange(0, len(measurements), every)), bounds, harnesses)
+    start = fit.start()
+    low, high = fit.limits()
+    count = len(bounds)
+    spread = np.random.default_rng(0).normal(0.0, SPREAD, (SCREENED, len(start)))
+    spread[0] = 0.0
+    spread[:, count:] = 0.0
+    points = np.clip(start + spread, low + 1e-3, high - 1e-3)
+    if count:
+        total = fit.times(points[:, :count]) + fit.called(start)
+        cost = np.sqrt(1.0 + ((np.log(total) - fit.measured) / ROBUST) ** 2).sum(axis=1)
+        points = points[np.argsort(cost)[:TRIED]]
+    return min((fit.solve(point, 25) for point in [start, *points]), key=lambda found: found.cost)
+
+
 @dataclass
 class _Found:
     log: np.ndarray
@@ -184,8 +230,9 @@ class _Fit:
         fields = self.accelerator.fields
         values = []
         for path, (low, high) in self.bounds.items():
-            value = fields[path] if fields[path] is not None else fields.get("matrix.sustained", 1.0)
-            values.append(np.clip(value, low * 1.001, high / 1.001))
+            value = fields[path] or 0.0
+            # from the edge of its range a constant changes nothing
+            values.append(value if low < value < high else np.sqrt(low * high))
         least = [self.measurements.time_s[self.harness == i].min() / 2 for i in range(len(self.harnesses))]
         return np.log(np.array(values + least))
 
@@ -211,7 +258,7 @@ class _Fit:
         """Residuals and their derivatives: all perturbed designs in one call."""
         key = log.tobytes()
         if key not in self.known:
-            low, high = self.limits()
+            high = self.limits()[1]
             count = len(self.bounds)
             step = np.where(log[:count] + STEP > high[:count], -STEP, STEP)
             points = np.vstack([log[:count], log[:count] + np.diag(step)])
@@ -225,24 +272,30 @@ class _Fit:
             self.known = {key: (np.log(total) - self.measured, np.vstack([slopes, own]).T)}
         return self.known[key]
 
-    def solve(self) -> _Found:
+    def solve(self, start: np.ndarray, most: int = 60) -> _Found:
         try:
             from scipy.optimize import least_squares
         except ImportError:
             raise CalibrationError("calibrate needs scipy: pip install 'rooftrace[calibrate]'") from None
+        count, begun = len(self.bounds), self.start()
+        prior = np.eye(len(begun))[:count] * PRIOR
+
+        def residuals(log):
+            return np.append(self.evaluate(log)[0], PRIOR * (log - begun)[:count])
+
         solution = least_squares(
-            lambda log: self.evaluate(log)[0],
-            self.start(),
-            jac=lambda log: self.evaluate(log)[1],
+            residuals,
+            start,
+            jac=lambda log: np.vstack([self.evaluate(log)[1], prior]),
             bounds=self.limits(),
             loss="soft_l1",
             f_scale=ROBUST,
-            max_nfev=60,
+            max_nfev=most,
             xtol=1e-6,
             ftol=1e-6,
         )
-        residuals, jacobian = self.evaluate(solution.x)
-        return _Found(solution.x, jacobian, residuals, solution.cost, self.bounds, self.harnesses)
+        found, jacobian = self.evaluate(solution.x)
+        return _Found(solution.x, jacobian, found, solution.cost, self.bounds, self.harnesses)
 
 
 def _calibration(accelerator, choices, found: _Found, measurements, source: str) -> Calibration:
@@ -263,7 +316,12 @@ def _calibration(accelerator, choices, found: _Found, measurements, source: str)
     fitted = {}
     for i, path in enumerate(paths):
         if not free[i]:
-            warnings.append(f"{path}: the measurements cannot determine it; it keeps its value")
+            before = accelerator.fields[path] or 0.0
+            if abs(values[i] - before) <= 1e-3 * before:
+                warnings.append(f"{path}: the measurements cannot determine it; it keeps its value")
+                continue
+            warnings.append(f"{path}: near {values[i]:.4g} it changes nothing, so only that it is not far off is known")
+            fitted[path] = float(values[i])
             continue
         if deviation[i] > 1.0:
             warnings.append(f"{path}: known no better than by a factor of {np.exp(min(deviation[i], 50)):.3g}")

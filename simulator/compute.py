@@ -13,9 +13,9 @@ import numpy as np
 #: Blocks an output-stationary library chooses from, in native tiles (rows, columns). Zero stands for
 #: `thin_tile` rows or columns: the kernels for thin products. Of equally quick ones the first is taken, small
 #: ones, which pad the least, before large ones.
-BLOCKINGS = np.array([(1, 1), (1, 4), (4, 1), (2, 2), (2, 4), (4, 2), (4, 4), (0, 4), (4, 0)], float)
+BLOCKINGS = np.array([(1, 1), (1, 4), (4, 1), (2, 2), (2, 4), (4, 2), (4, 4), (4, 8), (8, 4), (0, 4), (4, 0)], float)
 #: Ways to share the k dimension of one product among units (output-stationary).
-SPLITS = np.array([1, 2, 4, 8, 16, 64], float)
+SPLITS = np.array([1, 2, 4, 16, 64], float)
 #: A library splits to give idle units work: not beyond this many blocks a unit.
 SPLIT_BLOCKS = 2.0
 #: Ways to share the m rows among arrays (weight-stationary).
@@ -58,21 +58,27 @@ def output_stationary(
     tile_k,
     thin_tile,
     batched_tile,
+    operand_macs,
     feed_bytes_per_cycle,
     loop_cycles_per_byte,
     prologue_cycles,
     resident_results,
+    reach_bytes,
+    reach_cost,
     split_cycles,
     max_split,
     shared_bytes_per_s,
 ) -> Product:
     """Products cut into blocks of the result, in waves over the units.
 
-    A block is one of `BLOCKINGS`. Multiplying and bringing operands into the unit share its issue slots: a block
-    costs its arithmetic plus its operand bytes over `feed_bytes_per_cycle`. Edge blocks and the last wave cost as
-    much as full ones. A block that runs alone also waits `loop_cycles_per_byte` for each byte of an operand row
-    (its k terms follow one another) and `prologue_cycles` to start and end; blocks that are in a unit together, as
-    many as `resident_results` result elements allow, hide each other's waits. The k terms of a single product may
+    A block is one of `BLOCKINGS`. Edge blocks and the last wave cost as much as full ones. A block costs its
+    arithmetic plus `operand_macs` multiply-accumulates for each operand element, whose loads share the issue slots
+    of the unit with it; its operand bytes over `feed_bytes_per_cycle` hide behind that. A block that runs alone also
+    waits `loop_cycles_per_byte` for each byte of an operand row (its k terms follow one another) and
+    `prologue_cycles` to start and end; blocks that are in a unit together, as many as `resident_results` result
+    elements allow, hide each other's waits. Operand rows lie k elements apart: where those of a block span more than
+    the `reach_bytes` one unit can address without a walk of the page table, its arithmetic takes up to `reach_cost`
+    longer (None: it never does). The k terms of a single product may
     be shared by `SPLITS` units to give idle ones work, which then exchange fp32 partial sums at `split_cycles`;
     products of a batch are not split and use no side below `batched_tile`, fused attention (`is_attention`) may do
     both. The best combination is taken, judged by the units' time and the traffic to the shared memory
@@ -87,14 +93,21 @@ def output_stationary(
     depth = np.ceil(k / (tile_k * split)) * tile_k * useful
     blocks = batch * rows * columns * split
     operands = (np.minimum(m, block_m) * a_element_bytes + np.minimum(n, block_n) * b_element_bytes) * depth
-    cycles = block_m * block_n * depth / (macs_per_cycle * sustained) + operands / feed_bytes_per_cycle
+    slots = block_m * block_n + operand_macs * (np.minimum(m, block_m) + np.minimum(n, block_n))
+    cycles = slots * depth / (macs_per_cycle * sustained)
+    if reach_bytes is not None:
+        span = (np.minimum(m, block_m) * a_element_bytes + np.minimum(n, block_n) * b_element_bytes) * k
+        cycles = cycles * (1.0 + reach_cost * np.maximum(0.0, 1.0 - reach_bytes / span))
     wait_cycles = depth * b_element_bytes * loop_cycles_per_byte + prologue_cycles
     resident = np.clip(resident_results / (block_m * block_n), 1.0, RESIDENT_BLOCKS)
 
     waves = blocks / count
     summing_s = (split > 1) * split_cycles / clock_hz
-    matrix_s = np.ceil(waves) * (cycles / clock_hz) + summing_s
-    feed_s = np.ceil(waves / resident) * (wait_cycles / clock_hz) + summing_s
+    # the blocks of fused attention differ in length where a mask shortens them, and even out the last wave
+    whole = np.where(is_attention, np.maximum(waves, 1.0), np.ceil(waves))
+    matrix_s = whole * (cycles / clock_hz) + summing_s
+    feed_s = whole * (operands / (feed_bytes_per_cycle * clock_hz))
+    feed_s = np.maximum(feed_s, np.ceil(waves / resident) * (wait_cycles / clock_hz)) + summing_s
     shared = a_bytes * columns + b_bytes * rows + (split > 1) * (2 * PARTIAL_BYTES * split * batch * m * n)
     shared = shared + other_bytes
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 
-def missing_share(working_set_bytes, capacity_bytes):
+def missing_share(working_set_bytes, capacity_bytes, in_parts=True):
     """Share of a working set that does not fit: what is fetched again each time it is used. (0..1)
 
-    `capacity_bytes` of zero means nothing is kept. The part that fits is assumed to stay, as a scratchpad or a
-    cache with hashed or protected lines keeps it; the bytes fetched again, working set minus capacity, never
-    fall when the working set grows.
+    `capacity_bytes` of zero means nothing is kept. `in_parts`: the part that fits stays, as a scratchpad or a
+    cache with hashed or protected lines keeps it; otherwise a set that does not fit whole is fetched whole, as by a
+    cache that is read in a cycle and drops what was used longest ago. The bytes fetched again never fall when
+    the working set grows.
     """
     beyond = np.maximum(0.0, working_set_bytes - capacity_bytes)
+    if not in_parts:
+        return np.where(beyond > 0, 1.0, 0.0)
     return beyond / np.where(np.greater(working_set_bytes, 0), working_set_bytes, 1.0)
 
 

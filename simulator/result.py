@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from simulator import uncertainty
 from simulator.accelerator import Accelerator, AcceleratorError
 from workloads.trace import Trace, nearest
 
@@ -136,6 +137,53 @@ class Result:
         """Share of an op's recurrent weights kept on chip between steps; nan outside a recurrence."""
         share = self._per_op("resident")
         return np.where((self.trace.serial_steps > 1) & (self.trace.weight_bytes > 0), share, np.nan)
+
+    # -- how far off it may be -------------------------------------------------------------------
+
+    @cached_property
+    def _spread_kinds(self) -> list[str]:
+        """The spread each row takes: that of recurrences inside one, else that of its kind."""
+        trace = self.trace
+        return [
+            "recurrent" if steps > 1 else uncertainty.kind_of(kind)
+            for kind, steps in zip(trace.kind.tolist(), trace.serial_steps.tolist(), strict=True)
+        ]
+
+    @property
+    def time_interval_s(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Low and high end of the 80 % interval of `time_s`; None where the accelerator was not calibrated."""
+        if not self.accelerator.spread:
+            return None
+        time = np.moveaxis(self.time_s, -1, 0)
+        # a recurrence was measured whole: its size is that of all its steps
+        low, high = uncertainty.quantiles(self.accelerator.spread, self._spread_kinds, self._sizes(time))
+        return np.moveaxis(time * np.exp(low), 0, -1), np.moveaxis(time * np.exp(high), 0, -1)
+
+    def _sizes(self, time: np.ndarray) -> np.ndarray:
+        return time * self.trace.serial_steps.reshape(-1, *[1] * (time.ndim - 1))
+
+    def deviations_s(self, rows: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """How far below and above the sum of `rows` its 80 % interval reaches. Each of shape S. [s]"""
+        trace, time = self.trace, np.moveaxis(self.time_s, -1, 0)[rows]
+        kinds = self._spread_kinds[rows]
+        steps = trace.serial_steps[rows].reshape(-1, *[1] * (time.ndim - 1))
+        low, high = uncertainty.quantiles(self.accelerator.spread, kinds, time * steps)
+        total = time * trace.repeats[rows].reshape(-1, *[1] * (time.ndim - 1))
+        recurs = trace.serial_steps[rows] > 1
+        groups = np.where(recurs, trace.layer[rows], np.arange(len(kinds)).astype(str))
+        below = uncertainty.of_sum(total, -np.expm1(low), groups)
+        return below, uncertainty.of_sum(total, np.expm1(high), groups)
+
+    @property
+    def latency_interval_s(self):
+        """Low and high end of the 80 % interval of `latency_s`, each of shape S; None where nothing was calibrated.
+
+        Ops err partly together and partly on their own (`uncertainty.of_sum`), relative to the sum of all runs."""
+        if not self.accelerator.spread:
+            return None
+        below, above = self.deviations_s()
+        scale = self.latency_s / self.serial_s
+        return self.latency_s - below * scale, self.latency_s + above * scale
 
     # -- the whole network -----------------------------------------------------------------------
 

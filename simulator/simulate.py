@@ -375,17 +375,20 @@ def _missing_shares(plan: _Plan, f: dict, accelerator: Accelerator, padding: np.
         )
     for_weights = for_activations = 0.0
     together = False  # whether weights and state compete for the same level
+    weights_in_parts = state_in_parts = True
     for level, given in list(accelerator.memory.items())[:-1]:
         capacity = f[f"memory.{level}.capacity_bytes"]
         if given.keeps_weights:
-            for_weights = np.maximum(for_weights, capacity)
+            for_weights, weights_in_parts = np.maximum(for_weights, capacity), given.keeps_parts
         if given.keeps_activations:
             for_activations, together = np.maximum(for_activations, capacity), given.keeps_weights
+            state_in_parts = given.keeps_parts
         both = loop_weights + plan.loop_state_bytes
+        state = both if together else plan.loop_state_bytes
         shares.append(
             _Missing(
-                _by_row(plan, memory.missing_share(both, for_weights)),
-                _by_row(plan, memory.missing_share(both if together else plan.loop_state_bytes, for_activations)),
+                _by_row(plan, memory.missing_share(both, for_weights, weights_in_parts)),
+                _by_row(plan, memory.missing_share(state, for_activations, state_in_parts)),
                 memory.missing_share(plan.held_bytes, for_activations),
             )
         )
@@ -401,8 +404,11 @@ _BLOCKED_FIELDS = [
     "thin_tile",
     "batched_tile",
     "max_split",
+    "operand_macs",
     "loop_cycles_per_byte",
     "resident_results",
+    "reach_bytes",
+    "reach_cost",
     "split_cycles",
 ]
 
@@ -432,6 +438,10 @@ def _product(plan: _Plan, f: dict, accelerator: Accelerator, shared: str, weight
         "shared_bytes_per_s": f[f"memory.{shared}.bandwidth_bytes_per_s"] * f[f"memory.{shared}.sustained"],
     }
     if _is_blocked(accelerator):
+        narrow = f["matrix.narrow_loop_cycles_per_byte"]
+        if narrow is not None:
+            wide = f["matrix.loop_cycles_per_byte"]
+            arguments["loop_cycles_per_byte"] = np.where(p.b_element_bytes < 4, narrow, wide)
         return compute.output_stationary(b_element_bytes=p.b_element_bytes, is_attention=attention, **arguments)
     return compute.weight_stationary(**arguments)
 

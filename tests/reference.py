@@ -12,8 +12,13 @@ import math
 
 #: Multiples of the native tile a block may measure, in rows and columns, in order of preference.
 BLOCKINGS = ((1, 1), (1, 4), (4, 1), (2, 2), (2, 4), (4, 2), (4, 4), (4, 8), (8, 4))
-#: How many units may share one product's terms or rows, in order of preference.
-SPLITS = (1, 2, 4, 8, 16)
+#: How many units may share one product's terms, in order of preference, and up to how many blocks a unit.
+SPLITS = (1, 2, 4, 16, 64)
+SPLIT_BLOCKS = 2
+#: How many arrays may share its rows.
+ROW_SPLITS = (1, 2, 4, 8, 16)
+#: How many blocks at most take turns on one unit.
+RESIDENT_BLOCKS = 8
 #: Bytes of one element.
 SIZES = {
     "fp64": 8.0,
@@ -49,9 +54,19 @@ def weight_size(row) -> float:
     return SIZES[row["weight_dtype"]] if row["weight_bytes"] > 0 else activation_size(row)
 
 
-def useful(row) -> float:
+def useful(row, accelerator) -> float:
     """Share of 2 batch m n k that is computed; below 1 under a mask."""
+    if row["kind"] == "attention" and not accelerator.abilities.skips_masked:
+        return 1.0
     return row["matrix_flops"] / (2.0 * row["batch"] * row["m"] * row["n"] * row["k"])
+
+
+def sustained(row, accelerator) -> float:
+    """Share of the peak the product reaches at best."""
+    matrix = accelerator.matrix
+    if row["kind"] == "attention" and matrix.attention_sustained is not None:
+        return matrix.attention_sustained
+    return matrix.sustained
 
 
 def padding_bytes(row, accelerator) -> float:
@@ -96,8 +111,10 @@ def other_bytes(row) -> float:
 # -- what stays on chip ----------------------------------------------------------------------------
 
 
-def missing(working_set: float, capacity: float) -> float:
-    """Share of a working set that a capacity cannot hold."""
+def missing(working_set: float, capacity: float, in_parts: bool = True) -> float:
+    """Share of a working set that a capacity cannot hold; all of it where what does not fit is not kept in part."""
+    if not in_parts:
+        return 1.0 if working_set > capacity else 0.0
     return 0.0 if working_set == 0 else max(0.0, 1.0 - capacity / working_set)
 
 
@@ -142,6 +159,12 @@ def keeper_capacity(levels, flag: str) -> float:
     return max((level.capacity_bytes for level in levels if getattr(level, flag)), default=0.0)
 
 
+def in_parts(levels, flag: str) -> bool:
+    """Whether the farthest of the levels that keep something keeps what fits of what does not."""
+    keepers = [level for level in levels if getattr(level, flag)]
+    return keepers[-1].keeps_parts if keepers else True
+
+
 def missing_weights(row, rows, accelerator, j: int) -> float:
     """Share of a recurrence's weights that level j has to deliver again each step."""
     loop = loop_of(row, rows)
@@ -149,7 +172,7 @@ def missing_weights(row, rows, accelerator, j: int) -> float:
         return 1.0
     nearer = list(accelerator.memory.values())[:j]
     working_set = loop_weight_bytes(loop, accelerator) + loop_state_bytes(loop)
-    return missing(working_set, keeper_capacity(nearer, "keeps_weights"))
+    return missing(working_set, keeper_capacity(nearer, "keeps_weights"), in_parts(nearer, "keeps_weights"))
 
 
 def missing_state(row, rows, accelerator, j: int) -> float:
@@ -163,7 +186,7 @@ def missing_state(row, rows, accelerator, j: int) -> float:
     working_set = loop_state_bytes(loop)
     if together:
         working_set += loop_weight_bytes(loop, accelerator)
-    return missing(working_set, keeper_capacity(nearer, "keeps_activations"))
+    return missing(working_set, keeper_capacity(nearer, "keeps_activations"), in_parts(nearer, "keeps_activations"))
 
 
 def missing_activations(row, rows, accelerator, j: int) -> float:
@@ -196,26 +219,47 @@ def blocks_to_choose(accelerator) -> list[tuple[float, float]]:
     return [*blocks, (matrix.thin_tile, 4 * matrix.tile_n), (4 * matrix.tile_m, matrix.thin_tile)]
 
 
+def is_open(row, accelerator, block_m, block_n, split) -> bool:
+    """Whether a library would cut the product so."""
+    matrix = accelerator.matrix
+    single = row["batch"] == 1 or row["kind"] == "attention"
+    if not single and min(block_m, block_n) < matrix.batched_tile:
+        return False
+    if split == 1:
+        return True
+    blocks = row["batch"] * math.ceil(row["m"] / block_m) * math.ceil(row["n"] / block_n) * split
+    return single and split <= matrix.max_split and blocks / matrix.count <= SPLIT_BLOCKS
+
+
 def output_stationary(row, accelerator, weights_shared, block_m, block_n, split) -> dict:
     """One block and split of an output-stationary product."""
     matrix = accelerator.matrix
     batch, m, n, k = row["batch"], row["m"], row["n"], row["k"]
     e_a, e_b = activation_size(row), weight_size(row)
     rows, cols = math.ceil(m / block_m), math.ceil(n / block_n)
-    depth = math.ceil(k / (matrix.tile_k * split)) * matrix.tile_k * useful(row)
+    depth = math.ceil(k / (matrix.tile_k * split)) * matrix.tile_k * useful(row, accelerator)
     blocks = batch * rows * cols * split
-    macs_per_cycle = matrix.macs_per_cycle[row["dtype"]] * matrix.sustained
-    fed_bytes = (min(m, block_m) * e_a + min(n, block_n) * e_b) * depth
-    prologue_s = matrix.prologue_cycles / matrix.clock_hz
-    matrix_block_s = block_m * block_n * depth / macs_per_cycle / matrix.clock_hz + prologue_s
-    feed_block_s = fed_bytes / matrix.feed_bytes_per_cycle / matrix.clock_hz + prologue_s
-    waves = math.ceil(blocks / matrix.count)
+    waves = blocks / matrix.count
+    issued = block_m * block_n + matrix.operand_macs * (min(m, block_m) + min(n, block_n))
+    cycles = issued * depth / (matrix.macs_per_cycle[row["dtype"]] * sustained(row, accelerator))
+    if matrix.reach_bytes is not None:
+        span = (min(m, block_m) * e_a + min(n, block_n) * e_b) * k
+        cycles *= 1.0 + matrix.reach_cost * max(0.0, 1.0 - matrix.reach_bytes / span)
+    fed_cycles = (min(m, block_m) * e_a + min(n, block_n) * e_b) * depth / matrix.feed_bytes_per_cycle
+    loop = matrix.loop_cycles_per_byte
+    if e_b < 4 and matrix.narrow_loop_cycles_per_byte is not None:
+        loop = matrix.narrow_loop_cycles_per_byte
+    waiting_cycles = depth * e_b * loop + matrix.prologue_cycles
+    resident = min(RESIDENT_BLOCKS, max(1.0, matrix.resident_results / (block_m * block_n)))
+    whole = max(waves, 1.0) if row["kind"] == "attention" else math.ceil(waves)
+    summing_s = matrix.split_cycles / matrix.clock_hz if split > 1 else 0.0
     partial_sums = 8.0 * split * batch * m * n if split > 1 else 0.0
     second = weights_shared + second_operand_bytes(row)
+    feed_cycles = max(whole * fed_cycles, math.ceil(waves / resident) * waiting_cycles)
     return {
-        "matrix_s": waves * matrix_block_s,
-        "feed_s": waves * feed_block_s,
-        "busy_s": blocks / matrix.count * max(matrix_block_s, feed_block_s),
+        "matrix_s": whole * cycles / matrix.clock_hz + summing_s,
+        "feed_s": feed_cycles / matrix.clock_hz + summing_s,
+        "busy_s": waves * cycles / matrix.clock_hz,
         "shared_bytes": first_operand_bytes(row) * cols + second * rows + other_bytes(row) + partial_sums,
     }
 
@@ -225,8 +269,8 @@ def weight_stationary(row, accelerator, weights_shared, split) -> dict:
     matrix = accelerator.matrix
     batch, m, n, k = row["batch"], row["m"], row["n"], row["k"]
     passes = batch * math.ceil(k / matrix.tile_k) * math.ceil(n / matrix.tile_n)
-    streamed = math.ceil(m / (matrix.tile_m * split)) * matrix.tile_m * useful(row)
-    macs_per_cycle = matrix.macs_per_cycle[row["dtype"]] * matrix.sustained
+    streamed = math.ceil(m / (matrix.tile_m * split)) * matrix.tile_m * useful(row, accelerator)
+    macs_per_cycle = matrix.macs_per_cycle[row["dtype"]] * sustained(row, accelerator)
     cycles = streamed * matrix.tile_k * matrix.tile_n / macs_per_cycle
     fed_cycles = streamed * matrix.tile_k * activation_size(row) / matrix.feed_bytes_per_cycle
     fed_cycles = max(fed_cycles, matrix.load_cycles)
@@ -247,12 +291,12 @@ def product_candidates(row, rows, accelerator) -> list[dict]:
     matrix = accelerator.matrix
     weights_shared = fetched_weight_bytes(row, rows, accelerator, shared_level(accelerator))
     if matrix.dataflow == "weight-stationary":
-        return [weight_stationary(row, accelerator, weights_shared, split) for split in SPLITS]
+        return [weight_stationary(row, accelerator, weights_shared, split) for split in ROW_SPLITS]
     return [
         output_stationary(row, accelerator, weights_shared, block_m, block_n, split)
         for block_m, block_n in blocks_to_choose(accelerator)
         for split in SPLITS
-        if split <= matrix.max_split
+        if is_open(row, accelerator, block_m, block_n, split)
     ]
 
 
@@ -359,7 +403,11 @@ def latency_s(row, accelerator) -> float:
     launch, steps = accelerator.latency.launch_s, row["serial_steps"]
     if accelerator.abilities.persistent_recurrence and steps > 1:
         launch = launch / steps
-    return launch + last.latency_s + (accelerator.latency.step_s if steps > 1 else 0.0)
+    if steps == 1:
+        return launch + last.latency_s
+    slow_steps = min(steps, accelerator.latency.first_steps)
+    first_s = accelerator.latency.first_steps_s * slow_steps / steps  # its share of each run
+    return launch + last.latency_s + accelerator.latency.step_s + first_s
 
 
 def op_cost(row, rows, accelerator, like=None) -> dict:

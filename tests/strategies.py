@@ -271,7 +271,16 @@ _FIELDS = {
     "matrix.thin_tile": lambda r: r.choice((1, 8, 16)),
     "matrix.fragment_m": lambda r: r.choice((4, 16, 128)),
     "matrix.fragment_n": lambda r: r.choice((8, 32, 256)),
+    "matrix.batched_tile": lambda r: r.choice((1, 1, 32, 64)),
+    "matrix.operand_macs": lambda r: r.choice((0.0, rate(r, 0.1, 20))),
     "matrix.feed_bytes_per_cycle": lambda r: rate(r, 1, 1024),
+    "matrix.loop_cycles_per_byte": lambda r: r.choice((0.0, rate(r, 0.1, 50))),
+    "matrix.narrow_loop_cycles_per_byte": lambda r: rate(r, 0.1, 50),
+    "matrix.resident_results": lambda r: r.choice((0.0, 4096.0, 32768.0)),
+    "matrix.reach_bytes": lambda r: rate(r, 1e3, 1e7),
+    "matrix.reach_cost": lambda r: r.choice((0.0, r.uniform(0.1, 3.0))),
+    "matrix.split_cycles": lambda r: r.choice((0.0, 100.0, 5000.0)),
+    "matrix.attention_sustained": lambda r: r.uniform(0.2, 1.0),
     "matrix.load_cycles": lambda r: r.choice((0, 1, 128, 1000)),
     "matrix.prologue_cycles": lambda r: r.choice((0, 10, 1500)),
     "matrix.max_split": lambda r: r.choice((1, 2, 3, 8, 16, 32)),
@@ -283,6 +292,8 @@ _FIELDS = {
     "vector.sustained": lambda r: r.choice((1.0, r.uniform(0.3, 1.0))),
     "latency.launch_s": lambda r: r.choice((0.0, rate(r, 1e-8, 1e-4))),
     "latency.step_s": lambda r: r.choice((0.0, rate(r, 1e-8, 1e-5))),
+    "latency.first_steps_s": lambda r: r.choice((0.0, rate(r, 1e-8, 1e-5))),
+    "latency.first_steps": lambda r: r.choice((0, 2, 50)),
     "abilities.concurrent_ops": lambda r: r.choice((1, 2, 4, 16)),
     "abilities.overlap": lambda r: r.choice((1.0, 0.0, r.random())),
     "link.bandwidth_bytes_per_s": lambda r: rate(r, 1e9, 1e12),
@@ -316,7 +327,7 @@ def _level(rng: random.Random, scope: str, last: bool) -> dict:
         name: _level_number(rng, name, place)
         for name in ("capacity_bytes", "bandwidth_bytes_per_s", "sustained", "latency_s")
     }
-    keeps = {flag: rng.random() < 0.6 for flag in ("keeps_weights", "keeps_activations")}
+    keeps = {flag: rng.random() < 0.6 for flag in ("keeps_weights", "keeps_activations", "keeps_parts")}
     return numbers | keeps | {"scope": scope}
 
 
@@ -331,9 +342,9 @@ def random_accelerator(
     matrix["macs_per_cycle"] = {dtype: _FIELDS["matrix.macs_per_cycle"](rng) for dtype in DTYPES}
     matrix["dataflow"] = dataflow or rng.choice(("output-stationary", "weight-stationary"))
     matrix["stores_padded_tiles"] = rng.random() < 0.5
-    for side in ("fragment_m", "fragment_n"):
+    for optional in ("fragment_m", "fragment_n", "reach_bytes", "attention_sustained", "narrow_loop_cycles_per_byte"):
         if rng.random() < 0.4:
-            matrix[side] = None  # the tile
+            matrix[optional] = None
     sections = {
         section: {p.partition(".")[2]: draw(rng) for p, draw in _FIELDS.items() if p.startswith(f"{section}.")}
         for section in ("vector", "latency", "abilities", "link")
@@ -341,6 +352,7 @@ def random_accelerator(
     sections["abilities"] |= {
         "fuses_elementwise": rng.random() < 0.5 if fuses is None else fuses,
         "persistent_recurrence": rng.random() < 0.5,
+        "skips_masked": rng.random() < 0.5,
     }
     hierarchy = rng.choice(_HIERARCHIES)
     memory = {level: _level(rng, scope, level == "dram") for level, scope in hierarchy.items()}

@@ -22,7 +22,7 @@ def column(value):
     return np.atleast_1d(np.asarray(value, float))[:, None]
 
 
-def blocks(m, n, k, *, batch=1, useful=1.0, size=1.0, other=0.0, **machine):
+def blocks(m, n, k, *, batch=1, useful=1.0, size=1.0, other=0.0, attention=False, **machine):
     """`output_stationary` for products of `size`-byte elements; by default nothing but the MACs binds."""
     m, n, k, batch = (column(x) for x in (m, n, k, batch))
     settings = {
@@ -33,8 +33,15 @@ def blocks(m, n, k, *, batch=1, useful=1.0, size=1.0, other=0.0, **machine):
         "tile_m": 1.0,
         "tile_n": 1.0,
         "tile_k": 1.0,
+        "operand_macs": 0.0,
         "feed_bytes_per_cycle": _VAST,
+        "loop_cycles_per_byte": 0.0,
         "prologue_cycles": 0.0,
+        "resident_results": 0.0,
+        "batched_tile": 1.0,
+        "reach_bytes": None,
+        "reach_cost": 0.0,
+        "split_cycles": 0.0,
         "max_split": 1.0,
         "shared_bytes_per_s": _VAST,
     }
@@ -45,6 +52,7 @@ def blocks(m, n, k, *, batch=1, useful=1.0, size=1.0, other=0.0, **machine):
         n=n,
         k=k,
         useful=column(useful),
+        is_attention=column(attention) > 0,
         a_bytes=batch * m * k * size,
         b_bytes=batch * k * n * size,
         other_bytes=column(other),
@@ -122,10 +130,11 @@ def test_a_product_of_whole_waves_takes_its_macs_over_the_peak():
     assert product.busy_s.item() == near(product.matrix_s.item())
 
 
-def test_the_smallest_product_costs_one_tile_and_the_prologue():
-    """1 x 1 x 1 on 8 x 16 x 4 tiles of 2 MAC/cycle, 7 cycles of prologue; thin blocks are no smaller here."""
-    product = blocks(1, 1, 1, tile_m=8.0, tile_n=16.0, tile_k=4.0, macs_per_cycle=2.0, prologue_cycles=7.0)
-    assert product.matrix_s.item() == near(8 * 16 * 4 / 2 + 7)
+def test_the_smallest_product_costs_one_tile_or_the_prologue():
+    """1 x 1 x 1 on 8 x 16 x 4 tiles of 2 MAC/cycle, 300 cycles of prologue meanwhile; thin blocks are no smaller."""
+    product = blocks(1, 1, 1, tile_m=8.0, tile_n=16.0, tile_k=4.0, macs_per_cycle=2.0, prologue_cycles=300.0)
+    assert product.matrix_s.item() == near(8 * 16 * 4 / 2)
+    assert product.feed_s.item() == near(300)
 
 
 def test_thin_blocks_waste_less_on_thin_products():
@@ -150,13 +159,13 @@ def test_operands_are_fed_at_their_own_rate():
     product = blocks(8, 8, 5, size=2.0, tile_m=2.0, tile_n=2.0, macs_per_cycle=100.0, feed_bytes_per_cycle=4.0)
     assert product.feed_s.item() == near((8 + 8) * 2 * 5 / 4)
     assert product.matrix_s.item() == near(64 * 5 / 100)
-    assert product.busy_s.item() == near(product.feed_s.item())
+    assert product.busy_s.item() == near(product.matrix_s.item())
 
 
 def test_blocks_reread_their_operands_from_the_shared_memory():
-    """64 x 64 in blocks of 16 x 32 or 32 x 16: A is read for each column of blocks, B for each row. Memory decides."""
+    """64 x 64 in blocks of 16 x 16: A is read for each column of blocks, B for each row. Memory decides."""
     product = blocks(64, 64, 10, tile_m=4.0, tile_n=4.0, shared_bytes_per_s=1e-3, other=100.0)
-    assert product.shared_bytes.item() == 640 * 2 + 640 * 4 + 100
+    assert product.shared_bytes.item() == 640 * 4 + 640 * 4 + 100
 
 
 def test_partial_sums_of_a_split_are_exchanged():
@@ -167,12 +176,12 @@ def test_partial_sums_of_a_split_are_exchanged():
 
 
 def test_what_a_product_keeps_from_others_is_that_of_its_most_frugal_tiling():
-    """Alone it takes 64 + 10 cycles of all 16 units, split; beside others one unit could do it in 1024 + 10, and
+    """Alone it takes 64 + 10 cycles of all 16 units, split; beside others one unit could do it in 1024, and
     without partial sums only the operands cross the shared memory."""
-    machine = {"count": 16.0, "tile_m": 4.0, "tile_n": 4.0, "tile_k": 4.0, "max_split": 16.0, "prologue_cycles": 10.0}
+    machine = {"count": 16.0, "tile_m": 4.0, "tile_n": 4.0, "tile_k": 4.0, "max_split": 16.0, "split_cycles": 10.0}
     product = blocks(4, 4, 64, **machine)
     assert product.matrix_s.item() == near(74)
-    assert product.busy_s.item() == near(1034 / 16)
+    assert product.busy_s.item() == near(1024 / 16)
     assert product.least_shared_bytes.item() == 256 + 256
 
 
@@ -180,6 +189,66 @@ def test_what_a_product_keeps_from_others_is_that_of_its_most_frugal_tiling():
 def test_no_block_is_split_further_than_the_machine_allows(limit, expected):
     product = blocks(4, 4, 64, count=16.0, tile_m=4.0, tile_n=4.0, tile_k=4.0, max_split=float(limit))
     assert product.matrix_s.item() == near(16 * expected)
+
+
+def test_a_product_is_split_to_fill_the_units_and_no_further():
+    """Four tiles on 16 units: shared by 8 each there are two blocks a unit; a split by 16 is not open."""
+    machine = {"tile_m": 4.0, "tile_n": 4.0, "thin_tile": 4.0, "tile_k": 4.0, "max_split": 64.0}
+    product = blocks(8, 8, 1024, count=16.0, **machine)
+    assert product.shared_bytes.item() == 8192 * 2 + 8192 * 2 + 2 * 4 * 4 * 64  # by 4: one wave already
+    assert product.matrix_s.item() == near(16 * 256)
+    alone = blocks(8, 8, 1024, count=2.0, **machine)  # four tiles are two waves of two units
+    assert alone.matrix_s.item() == near(2 * 16 * 1024)
+    assert alone.shared_bytes.item() == 8192 * 2 + 8192 * 2
+
+
+def test_loading_operands_takes_issue_slots():
+    """A 4 x 4 block over k 10: 16 MAC and 8 operand elements at the price of 3 MAC each, for each of the terms."""
+    product = blocks(4, 4, 10, tile_m=4.0, tile_n=4.0, thin_tile=4.0, macs_per_cycle=2.0, operand_macs=3.0)
+    assert product.matrix_s.item() == near((16 + 8 * 3) * 10 / 2)
+    large = blocks(1024, 1024, 10, tile_m=256.0, tile_n=256.0, operand_macs=3.0)
+    assert large.matrix_s.item() / 1024**2 / 10 == near(1 + 3 * 2 * 1024 / 1024**2)
+
+
+def test_a_block_that_runs_alone_waits_for_its_terms():
+    """k 10 of 4-byte elements at 6 cycles a byte and 5 to start: 245 cycles, although 16 MAC a term take 160."""
+    machine = {"tile_m": 4.0, "tile_n": 4.0, "thin_tile": 4.0, "size": 4.0, "max_split": 1.0}
+    machine |= {"loop_cycles_per_byte": 6.0, "prologue_cycles": 5.0}
+    alone = blocks(4, 4, 10, **machine)
+    assert (alone.matrix_s.item(), alone.feed_s.item()) == (near(160), near(245))
+    # two such blocks on one unit wait for each other, unless both fit it
+    apart = blocks(4, 4, 10, batch=2, **machine)
+    assert apart.feed_s.item() == near(2 * 245)
+    together = blocks(4, 4, 10, batch=2, **machine, resident_results=32.0)
+    assert (together.matrix_s.item(), together.feed_s.item()) == (near(320), near(245))
+    crowd = blocks(4, 4, 10, batch=100, **machine, resident_results=1e9)
+    assert crowd.feed_s.item() == near(np.ceil(100 / compute.RESIDENT_BLOCKS) * 245)
+
+
+def test_products_of_a_batch_are_not_split_and_take_large_blocks():
+    machine = {"count": 16.0, "tile_m": 4.0, "tile_n": 4.0, "thin_tile": 4.0, "tile_k": 4.0, "max_split": 16.0}
+    single, batch = blocks(4, 4, 64, **machine), blocks(4, 4, 64, batch=2, **machine)
+    assert (single.matrix_s.item(), batch.matrix_s.item()) == (near(16 * 4), near(16 * 64))
+    coarse = blocks(4, 4, 64, batch=2, **machine, batched_tile=8.0)
+    assert coarse.matrix_s.item() == near(64 * 64)  # 8 x 8 for 4 x 4
+    assert blocks(4, 4, 64, **machine, batched_tile=8.0).matrix_s.item() == near(16 * 4)
+    fused = blocks(4, 4, 64, batch=2, attention=True, **machine, batched_tile=8.0)
+    assert fused.matrix_s.item() == near(2 * 16 / 16 * 64)  # split as it likes
+
+
+def test_the_last_wave_of_fused_attention_is_even():
+    """Five blocks on four units: two waves of a product, five quarters of one of attention."""
+    machine = {"count": 4.0, "tile_m": 4.0, "tile_n": 4.0, "thin_tile": 4.0}
+    assert blocks(4, 4, 10, batch=5, **machine).matrix_s.item() == near(2 * 160)
+    assert blocks(4, 4, 10, batch=5, attention=True, **machine).matrix_s.item() == near(1.25 * 160)
+    assert blocks(4, 4, 10, batch=3, attention=True, **machine).matrix_s.item() == near(160)
+
+
+def test_rows_far_apart_leave_the_reach_of_the_page_table():
+    """8 rows of 100 bytes: nothing where a unit reaches 800, half of the cost where it reaches 400."""
+    machine = {"tile_m": 4.0, "tile_n": 4.0, "thin_tile": 4.0, "reach_cost": 3.0}
+    assert blocks(4, 4, 100, **machine, reach_bytes=800.0).matrix_s.item() == near(1600)
+    assert blocks(4, 4, 100, **machine, reach_bytes=400.0).matrix_s.item() == near(1600 * (1 + 3 * 0.5))
 
 
 def test_a_mask_saves_its_share():
@@ -255,6 +324,9 @@ def test_no_product_gets_faster_when_a_size_grows(dataflow, size):
     """The promise of `output_stationary`, judged as it judges: the units and the shared memory together."""
     machine = {"count": 6.0, "tile_m": 8.0, "tile_n": 16.0, "tile_k": 4.0, "macs_per_cycle": 32.0}
     machine |= {"feed_bytes_per_cycle": 24.0, "prologue_cycles": 11.0}
+    if dataflow is blocks:
+        machine |= {"operand_macs": 2.0, "loop_cycles_per_byte": 3.0, "resident_results": 300.0, "batched_tile": 16.0}
+        machine |= {"split_cycles": 7.0, "max_split": 16.0, "reach_bytes": 500.0, "reach_cost": 1.0}
     shapes = {"m": 50, "n": 70, "k": 90, "batch": 3} | {size: np.arange(1, 400)}
     sizes = {name: np.broadcast_to(value, 399) for name, value in shapes.items()}
     for bandwidth in (1.0, 50.0, _VAST):
@@ -285,7 +357,11 @@ def test_one_array_field_among_scalars(dataflow):
     """Whichever field is the only array, the other quantities spread over the designs."""
     common = {"count": 4.0, "clock_hz": 2.0, "macs_per_cycle": 8.0, "sustained": 0.5, "tile_m": 4.0, "tile_n": 8.0}
     common |= {"tile_k": 2.0, "feed_bytes_per_cycle": 10.0, "prologue_cycles": 5.0, "shared_bytes_per_s": 100.0}
-    common |= {"max_split": 4.0, "thin_tile": 2.0} if dataflow is blocks else {"load_cycles": 20.0}
+    if dataflow is blocks:
+        common |= {"max_split": 4.0, "thin_tile": 2.0, "batched_tile": 4.0, "operand_macs": 1.0, "split_cycles": 3.0}
+        common |= {"loop_cycles_per_byte": 2.0, "resident_results": 40.0, "reach_bytes": 99.0, "reach_cost": 1.0}
+    else:
+        common |= {"load_cycles": 20.0}
     for name, value in common.items():
         other = value / 2 if name == "sustained" else value * 2
         both = dataflow([16, 5], [40, 9], [30, 8], **common | {name: np.array([value, other])})

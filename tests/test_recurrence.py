@@ -32,18 +32,28 @@ def column(*values):
     ],
 )
 def test_fixed_costs(steps, persistent, expected):
-    assert recurrence.fixed_s(np.float64(steps), 4e-6, 1e-6, 3e-7, persistent) == near(expected)
+    assert recurrence.fixed_s(np.float64(steps), 4e-6, 1e-6, 3e-7, persistent, 0.0, 0) == near(expected)
 
 
 def test_the_launch_of_an_endless_persistent_recurrence_vanishes():
-    assert recurrence.fixed_s(np.float64(1e12), 4e-6, 1e-6, 3e-7, True) == pytest.approx(1.3e-6, rel=1e-9)
+    assert recurrence.fixed_s(np.float64(1e12), 4e-6, 1e-6, 3e-7, True, 0.0, 0) == pytest.approx(1.3e-6, rel=1e-9)
+
+
+@pytest.mark.parametrize(("steps", "extra"), [(1, 0), (2, 2 * 3e-6), (100, 100 * 3e-6), (1000, 100 * 3e-6)])
+def test_the_first_steps_of_a_recurrence_cost_more(steps, extra):
+    """All runs together: 3 us more for each of at most 100 steps; a lone run is no recurrence."""
+    plain = recurrence.fixed_s(np.float64(steps), 4e-6, 1e-6, 3e-7, False, 0.0, 100)
+    slow = recurrence.fixed_s(np.float64(steps), 4e-6, 1e-6, 3e-7, False, 3e-6, 100)
+    assert steps * (slow - plain) == pytest.approx(extra, rel=1e-9, abs=1e-18)
 
 
 def test_fixed_costs_of_arrays_equal_a_loop():
     steps, launch = column(1, 2, 100), np.array([0.0, 1e-6, 5e-6])
     for persistent in (False, True):
-        fast = recurrence.fixed_s(steps, launch, 1e-6, 3e-7, persistent)
-        slow = [[float(recurrence.fixed_s(s, one, 1e-6, 3e-7, persistent)) for one in launch] for s in steps[:, 0]]
+        fast = recurrence.fixed_s(steps, launch, 1e-6, 3e-7, persistent, 1e-6, 3)
+        slow = [
+            [float(recurrence.fixed_s(s, one, 1e-6, 3e-7, persistent, 1e-6, 3)) for one in launch] for s in steps[:, 0]
+        ]
         np.testing.assert_array_equal(fast, slow)
 
 

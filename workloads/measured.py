@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from workloads.attention import encoder_decoder, transformer
-from workloads.blocks import elementwise, element_types, linear, matmul, normalisation, softmax
+from workloads.blocks import element_types, elementwise, linear, matmul, normalisation, softmax
 from workloads.libraries import packed_weights, separate_cells
 from workloads.recurrent import gru, lstm, rnn
 from workloads.schema import PHASES
-from workloads.trace import Trace, TraceError, nearest
+from workloads.trace import Trace, TraceError, element_bytes, nearest
 from workloads.training import training
 
 #: Seconds of one unit of each column that may hold the time.
@@ -324,7 +324,7 @@ def _network(sizes: dict, dtype: str, phase: str) -> list[dict]:
         embedding_norm=not causal, segments=0 if causal else 2, logits="all" if sizes["logits"] else "none",
         pooler=not causal and not sizes["logits"], fused=False, skip_masked=False, dtype=dtype,
     )  # fmt: skip
-    return _of_phase(trace.fused if sizes["compiled"] else trace, phase)
+    return _of_phase(trace.fused if sizes["compiled"] else _eager(trace, sizes), phase)
 
 
 def _encoder_decoder(sizes: dict, dtype: str, phase: str) -> list[dict]:
@@ -334,7 +334,41 @@ def _encoder_decoder(sizes: dict, dtype: str, phase: str) -> list[dict]:
         head_dim=sizes["head_dim"] or None, sequence_length=sizes["sequence_length"], batch=sizes["batch"],
         fused=False, skip_masked=False, bias=False, norm="rms", pre_norm=True, positions="none", dtype=dtype,
     )  # fmt: skip
-    return _of_phase(trace, phase)
+    return _of_phase(_eager(trace, sizes), phase)
+
+
+def _eager(trace: Trace, sizes: Mapping) -> Trace:
+    """The trace with what eager code does besides: elementwise passes over scores, over a block's tensors of hidden
+    size (heads apart and together, scaled queries), and the kernels of an activation written out."""
+    rows, place = [], {}
+    for number, row in enumerate(trace.rows()):
+        after = tuple(place[a] for a in row["after"])
+        before, behind = [], []
+        if row["op"] == "softmax":
+            before = [("score pass", row["output_bytes"])] * sizes["score_passes"]
+        elif row["op"] == "output projection":
+            size = row["batch"] * row["m"] * min(row["n"], row["k"])
+            before = [("hidden pass", size * int(element_bytes(row["activation_dtype"])))] * sizes["hidden_passes"]
+        elif row["op"] == "activation":
+            behind = [("activation pass", row["output_bytes"])] * sizes["activation_passes"]
+        counts = {c: row[c] for c in ("layer", "repeats", "path_runs", "dtype", "weight_dtype", "activation_dtype")}
+        for op, moved in before:
+            rows.append(_pass(op, moved, counts, after))
+            after = (len(rows) - 1,)
+        rows.append(row | {"after": after})
+        for op, moved in behind:
+            rows.append(_pass(op, moved, counts, (len(rows) - 1,)))
+        place[number] = len(rows) - 1
+    return Trace.from_rows(rows, name=trace.name, sequences=trace.sequences, tokens=trace.tokens, source=trace.source)
+
+
+def _pass(op: str, moved: int, counts: Mapping, after: tuple) -> dict:
+    """Read and write a tensor once, one operation an element."""
+    elements = int(moved / element_bytes(counts["activation_dtype"]))
+    return dict(counts) | {
+        "op": op, "kind": "elementwise", "vector_flops": elements, "input_bytes": moved, "output_bytes": moved,
+        "after": after,
+    }  # fmt: skip
 
 
 def _of_phase(trace: Trace, phase: str, input_gradients: bool = False) -> list[dict]:
@@ -365,6 +399,7 @@ def _without(rows: list[dict], dropped: list[bool]) -> list[dict]:
 #: (see `workloads.libraries`).
 _LIBRARY = {"fused_cells": 0, "separate_cells": 0, "packed_weights": 0}
 _RECURRENT_SIZES = {"layers": 1, "input_size": 0, "bidirectional": 0, **_LIBRARY}
+_EAGER = {"score_passes": 0, "hidden_passes": 0, "activation_passes": 0}
 _NETWORK = ("layers", "hidden", "heads", "vocabulary", "sequence_length")
 
 #: op of a measurement -> its sizes and what they mean.
@@ -393,10 +428,11 @@ MEASURED_OPS: dict[str, MeasuredOp] = {
         for name, builder in {"lstm": lstm, "gru": gru, "rnn": rnn}.items()
     },
     "transformer": MeasuredOp(
-        "network", (*_NETWORK, "batch"), {"inner": 0, "causal": 0, "logits": 1, "compiled": 0}, _network,
+        "network", (*_NETWORK, "batch"), {"inner": 0, "causal": 0, "logits": 1, "compiled": 0} | _EAGER, _network,
         "a Transformer, unfused attention; causal 0: an encoder (logits 0: with a pooler instead)",
     ),
     "encoder decoder": MeasuredOp(
-        "network", (*_NETWORK, "batch"), {"inner": 0, "head_dim": 0}, _encoder_decoder, "T5 and its sparse variants"
+        "network", (*_NETWORK, "batch"), {"inner": 0, "head_dim": 0} | _EAGER, _encoder_decoder,
+        "T5 and its sparse variants",
     ),
 }  # fmt: skip
