@@ -49,12 +49,17 @@ def new_axes(ax, size: tuple[float, float]):
 
 def new_panels(count: int, size: tuple[float, float]) -> list:
     """Axes under one another on a new figure, each of `size` inches with what stands beside it."""
+    return new_grid(count, 1, size)
+
+
+def new_grid(rows: int, columns: int, size: tuple[float, float]) -> list:
+    """Axes in rows and columns on a new figure, row by row, each of `size` inches with what stands beside it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(size[0], size[1] * count), layout="constrained")
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    return list(figure.subplots(count, 1, squeeze=False)[:, 0])
+    return list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
 def shortened(text: str, most: int) -> str:

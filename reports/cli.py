@@ -1,8 +1,8 @@
-"""The command line: `rooftrace run`, `compare`, `networks`, `accelerators`, `trace`.
+"""The command line: `rooftrace run`, `compare`, `networks`, `accelerators`, `trace`, `validate`, `calibrate`.
 
 Parses, calls, prints. Results go to standard output, notes and errors to standard error. Exit status: 0 done, 2 bad
 input or a file that cannot be read or written, 130 interrupted, 141 the reader of a pipe went away, 1 a mistake of the
-program itself.
+program itself, or a stated accuracy that `validate --check` finds wrong.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from reports.sources import TRACE_SUFFIXES, kind_of
 from reports.tables import comparison_table, header, op_table, summary_table, table
 from reports.units import UnitError, field_unit, format_exact, format_quantity
 from simulator import AcceleratorError, load_accelerator, preset, presets, simulate
+from simulator.calibrate import CalibrationError
 from workloads import TraceError, network, network_info, networks
 from workloads.trace import nearest
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _command(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
         return status
-    except (UsageError, ReportError, UnitError, TraceError, AcceleratorError) as error:
+    except (UsageError, ReportError, UnitError, TraceError, AcceleratorError, CalibrationError) as error:
         return _failed(str(error))
     except BrokenPipeError:
         _silence_stdout()
@@ -193,7 +194,29 @@ def _trace(options) -> int:
     return 0
 
 
-COMMANDS = {"run": _run, "compare": _compare, "networks": _networks, "accelerators": _accelerators, "trace": _trace}
+def _validate(options) -> int:
+    from reports import validate_command
+
+    _check_outputs(options, "chart", "csv", "json")
+    return _shown(validate_command.run(options), options)
+
+
+def _calibrate(options) -> int:
+    from reports import calibrate_command
+
+    _check_outputs(options, "csv", "out")
+    return _shown(calibrate_command.run(options), options)
+
+
+COMMANDS = {
+    "run": _run,
+    "compare": _compare,
+    "networks": _networks,
+    "accelerators": _accelerators,
+    "trace": _trace,
+    "validate": _validate,
+    "calibrate": _calibrate,
+}
 
 
 # -- pieces of the commands ------------------------------------------------------------------------
@@ -218,6 +241,24 @@ def _workloads(names: Sequence[str], options) -> list[Workload]:
         dims |= given
     takers = [name for name in names if kind_of(name) == "onnx"] or names
     return [Workload(name, settings, options.training, dims if name in takers else {}) for name in names]
+
+
+def _shown(outcome, options) -> int:
+    """Write and print what a command found; returns its exit status."""
+    chart, rows, document = (getattr(options, name, None) for name in ("chart", "csv", "json"))
+    if chart and outcome.chart:
+        from reports import charts
+
+        charts.save(outcome.chart()[0], chart)
+    if outcome.rows:
+        _write(rows, lambda: export.to_csv(outcome.rows()))
+    if outcome.document:
+        _write(document, lambda: export.to_json(outcome.document()))
+    for kind, text in outcome.notes:
+        _note(text, kind)
+    if STDOUT not in (rows, document):
+        _print(*outcome.lines)
+    return outcome.status
 
 
 def _check_outputs(options, *names: str) -> None:

@@ -165,7 +165,89 @@ def parser() -> argparse.ArgumentParser:
     trace.add_argument("network", metavar="NETWORK|FILE", help="a network by name, or a file, as for run")
     trace.add_argument("--out", required=True, metavar="FILE", help=f"the file to write: {', '.join(TRACE_SUFFIXES)}")
     _add_settings(trace)
+    _add_validate(commands)
+    _add_calibrate(commands)
     return top
+
+
+def _add_validate(commands) -> None:
+    parser = _command_parser(
+        commands,
+        "validate",
+        "how wrong the predictions are: every measurement that ships, or your own, beside what is predicted",
+        "rooftrace validate",
+        "rooftrace validate --on v100-sxm --chart scatter.png",
+        "rooftrace validate --set neusight-products vidur-products --csv rows.csv",
+        "rooftrace validate --on my-chip.toml --set my-timings.csv",
+        "rooftrace validate --zero-shot",
+        "rooftrace validate --check",
+    )
+    several = {"nargs": "+", "action": "extend", "default": []}
+    parser.add_argument("--on", metavar="CHIP|FILE", help="only measurements of these devices", **several)
+    parser.add_argument(
+        "--set",
+        metavar="NAME|FILE",
+        help="only these sets, or your own timings (.csv, see calibrate --columns)",
+        **several,
+    )
+    parser.add_argument(
+        "--zero-shot", action="store_true", help="each chip predicted with constants fitted on the others alone"
+    )
+    parser.add_argument(
+        "--check", nargs="?", const="README.md", metavar="FILE",
+        help="whether the accuracies stated in a README hold (README.md); exit status 1 with the rows that do not",
+    )  # fmt: skip
+    parser.add_argument(
+        "--readme", nargs="?", const=STDOUT, metavar="FILE|-", help="write the table of accuracies into a README"
+    )
+    _add_tables(parser, "one row a measurement", "scatter chart, predicted over measured: .png, .svg or .pdf")
+    parser.add_argument(
+        "--json", nargs="?", const=STDOUT, metavar="FILE|-",
+        help="everything in SI units; layout: see reports.validate_command.document",
+    )  # fmt: skip
+
+
+def _add_calibrate(commands) -> None:
+    parser = _command_parser(
+        commands,
+        "calibrate",
+        "fit the constants of a chip to your own timings",
+        "rooftrace calibrate h100-sxm --measurements timings.csv --out my-h100.toml",
+        "rooftrace calibrate h100-sxm --measurements timings.csv --fit matrix.sustained,latency.launch",
+        "rooftrace calibrate h100-sxm --measurements timings.csv --fit latency.launch=1us:50us",
+        "rooftrace calibrate --columns",
+    )
+    parser.add_argument("chip", nargs="?", metavar="CHIP|FILE", help="the chip to start from")
+    parser.add_argument("--measurements", metavar="FILE", help="timings (.csv), at least a few shapes")
+    parser.add_argument(
+        "--fit",
+        type=_fields,
+        metavar="FIELD[=LOW:HIGH],...",
+        help="fit only these fields; a range for others than usual",
+    )
+    parser.add_argument("--columns", action="store_true", help="print the columns of a table of timings, and leave")
+    parser.add_argument(
+        "--presets", action="store_true", help="fit the constants that ship with the presets anew (minutes), and leave"
+    )
+    parser.add_argument("--out", metavar="FILE", help="write the calibrated chip, or the constants of presets (.toml)")
+    _add_tables(parser, "one row a measurement with its error")
+
+
+def _fields(text: str) -> list[tuple[str, str]]:
+    """Fields with or without a range: "a,b=1:2" is [("a", ""), ("b", "1:2")]."""
+    parts = [part.partition("=") for part in text.split(",")]
+    found = [(name.strip(), value.strip()) for name, _, value in parts]
+    if not all(
+        name and bool(value) == bool(equals) for (name, value), (_, equals, _) in zip(found, parts, strict=True)
+    ):
+        raise argparse.ArgumentTypeError(f"must be FIELD or FIELD=LOW:HIGH, separated by commas, got {text!r}")
+    return found
+
+
+def _add_tables(parser: argparse.ArgumentParser, rows: str, chart: str = "") -> None:
+    if chart:
+        parser.add_argument("--chart", metavar="FILE", help=chart)
+    parser.add_argument("--csv", nargs="?", const=STDOUT, metavar="FILE|-", help=f"numbers in SI units, {rows}")
 
 
 def _command_parser(commands, name: str, text: str, *examples: str) -> argparse.ArgumentParser:

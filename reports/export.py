@@ -88,7 +88,7 @@ def result_document(result, changes: Mapping[str, object] | None = None, profile
             "executions": profile.executions,
             "ops": compare_rows(profile, result),
         }
-    return _plain(document)
+    return plain(document)
 
 
 def comparison_document(results, changes: Sequence[Mapping[str, object]] | None = None) -> dict:
@@ -117,7 +117,7 @@ def op_rows(result) -> list[dict]:
     for every memory level. Raises `ReportError` for an array of designs.
     """
     rows = []
-    for op in _plain(_ops(single(result))):
+    for op in plain(_ops(single(result))):
         row = {"network": result.trace.name, "accelerator": result.accelerator.name}
         for key, value in op.items():
             spread = _SPREAD.get(key)
@@ -148,7 +148,7 @@ def comparison_rows(results) -> list[dict]:
             row[key] = numbers[key]
         row |= {"attained_flops_per_s": numbers["attained_flops_per_s"], "bound": bound, "bound_share": share}
         row["footprint_bytes"] = numbers["footprint_bytes"]["total"]
-        rows.append(_plain(row | {key: numbers[key] for key in ("capacity_bytes", "fits")}))
+        rows.append(plain(row | {key: numbers[key] for key in ("capacity_bytes", "fits")}))
     return rows
 
 
@@ -213,12 +213,12 @@ def _ops(result) -> list[dict]:
     return rows
 
 
-def _plain(value):
+def plain(value):
     """Python's own types all the way down; None for NaN and infinity."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()  # a numpy scalar
     return None if isinstance(value, float) and not math.isfinite(value) else value

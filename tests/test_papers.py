@@ -1,22 +1,21 @@
 """Published measurements: the six networks of the first TPU, against what its hardware counters showed.
 
-Each row of `papers/tpu_v1.csv` carries the envelope of modelled over measured rate, and why it is as wide as it is. No
-constant of the chip is fitted to these rows: the preset cites the paper's description of the hardware only.
+Each row of `reports/measured/published/tpu_v1.csv` carries the envelope of modelled over measured rate, and why it is
+as wide as it is. No constant of the chip is fitted to these rows: the preset cites the paper's description of the
+hardware only.
 """
 
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 
 import pytest
 
+from reports.shipped import TPU_V1
 from simulator import Result, preset, simulate
 from workloads.networks import network
 
-PAPERS = Path(__file__).resolve().parent / "papers"
-
-with (PAPERS / "tpu_v1.csv").open(encoding="utf-8", newline="") as file:
+with TPU_V1.open(encoding="utf-8", newline="") as file:
     ROWS = {row["network"]: row for row in csv.DictReader(file)}
 
 every_network = pytest.mark.parametrize("name", ROWS)

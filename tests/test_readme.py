@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from reports.shipped import TPU_V1
 from simulator import preset, presets, simulate
 from workloads import network
 
@@ -40,7 +41,7 @@ def test_the_module_example_runs():
 
 
 def published() -> dict[str, float]:
-    with open(ROOT / "tests" / "papers" / "tpu_v1.csv", encoding="utf-8", newline="") as file:
+    with TPU_V1.open(encoding="utf-8", newline="") as file:
         return {row["network"]: float(row["tera_ops_per_s"]) for row in csv.DictReader(file)}
 
 
