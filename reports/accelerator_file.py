@@ -20,7 +20,8 @@ def to_toml(accelerator: Accelerator, comment: str = "") -> str:
     """
     if accelerator.shape:
         raise ReportError(f"{accelerator.name}: one design makes a file, got {accelerator.designs}")
-    lines = [f"# {line}".rstrip() for line in comment.splitlines()]
+    told = ["".join(c if c.isprintable() else " " for c in line) for line in comment.splitlines()]
+    lines = [f"# {line}".rstrip() for line in told]
     for key in HEAD:
         value = getattr(accelerator, key)
         if value not in (None, ""):

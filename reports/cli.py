@@ -195,17 +195,19 @@ def _trace(options) -> int:
 
 
 def _validate(options) -> int:
-    from reports import validate_command
+    from reports import validate_command, validate_machine
 
     _check_outputs(options, "chart", "csv", "json")
-    return _shown(validate_command.run(options), options)
+    command = validate_machine.validate_this_machine if options.this_machine else validate_command.run
+    return _shown(command(options), options)
 
 
 def _calibrate(options) -> int:
-    from reports import calibrate_command
+    from reports import calibrate_command, calibrate_machine
 
     _check_outputs(options, "csv", "out")
-    return _shown(calibrate_command.run(options), options)
+    command = calibrate_machine.calibrate_this_machine if options.this_machine else calibrate_command.run
+    return _shown(command(options), options)
 
 
 COMMANDS = {

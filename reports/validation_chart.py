@@ -20,6 +20,10 @@ LOOKS = {
     "softmax": ("1", PURPLE),
     "normalisation": ("+", ORANGE),
     "network": ("*", INK),
+    # whole networks of `validate --this-machine`
+    "lstm": ("o", VERMILLION),
+    "gru": ("v", ORANGE),
+    "transformer": ("s", BLUE),
 }
 OTHER = ("D", GREY)
 BAND = 0.2

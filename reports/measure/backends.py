@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import itertools
-import platform
+import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -77,10 +77,12 @@ class Numpy:
         blas = np.show_config(mode="dicts").get("Build Dependencies", {}).get("blas", {})
         return {"numpy": np.__version__, "blas": f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()}
 
-    @property
-    def threads(self) -> int | None:
-        """Threads of the products; None: as many as cores, numpy does not say."""
-        return None
+    def use_threads(self, threads: int | None, cores: int) -> int:
+        """How many threads a product uses. Raises `ReportError` for a wish: its BLAS reads it when Python starts."""
+        if threads is not None:
+            raise ReportError("threads: numpy's are set before it starts: OMP_NUM_THREADS=1 rooftrace calibrate ...")
+        told = [os.environ.get(name, "") for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")]
+        return next((min(int(text), cores) for text in told if text.isdigit() and int(text)), cores)
 
     def settle(self) -> None:
         """Nothing runs beside the caller."""
@@ -203,14 +205,18 @@ class Torch:
             found |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
         return found
 
-    @property
-    def threads(self) -> int | None:
-        """Threads one op may use; None on a GPU."""
-        return self.torch.get_num_threads() if self.device == "cpu" else None
+    def use_threads(self, threads: int | None, cores: int) -> int:
+        """Let an op use so many threads (None: PyTorch's own choice). Raises `ReportError` for more than cores."""
+        if threads is not None and not 1 <= threads <= cores:
+            raise ReportError(f"threads must be 1 to {cores}, the cores there are, got {threads}")
+        if threads is not None:
+            self.torch.set_num_threads(threads)
+        return min(self.torch.get_num_threads(), cores)
 
     @property
-    def device_name(self) -> str:
-        return self.torch.cuda.get_device_name() if self.device == "cuda" else platform.machine()
+    def properties(self):
+        """What CUDA says of the GPU."""
+        return self.torch.cuda.get_device_properties(0)
 
     def session(self):
         """What measuring is done within: no gradients are kept."""

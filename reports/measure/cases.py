@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 #: Hidden sizes of the recurrences, rows (batch) of a step, and steps: few and many, to tell a call's cost from a step's.
-HIDDEN = (64, 128, 160, 224, 288, 448, 512, 768)
-STEP_ROWS = (1, 4, 16, 64)
+HIDDEN = (64, 128, 224, 288, 512, 768)
+STEP_ROWS = (1, 2, 4, 12, 48)
 STEPS = (20, 60, 120)
 LARGE_STEPS = 40
 #: (n, k) of products with weights: gates x hidden of recurrences, projections and inner layers of Transformers.
@@ -51,7 +51,7 @@ def _rows(backend: str, quick: bool) -> Iterator[dict]:
     biased = {"bias": int(backend == "torch")}
     for place, (n, k) in enumerate(THIN):
         for turn, m in enumerate(STEP_ROWS):
-            if (place + turn) % every == 0:
+            if (place + turn) % (every + 1) == 0:
                 yield {"op": "linear", "m": m, "n": n, "k": k} | biased
     for place, (n, k) in enumerate(WIDE):
         for turn, m in enumerate(WIDE_ROWS):

@@ -6,6 +6,7 @@ as such. `calibrate` then fits the constants that the timings determine together
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ import numpy as np
 
 from reports.measure.machine import Machine
 from simulator import Accelerator, load_accelerator
+from simulator.accelerator import MemoryLevel
 
 #: Fused multiply-add pipes of a core, where a processor has vector units at all.
 PIPES = 2
@@ -48,7 +50,7 @@ def described(
     for path, choice in choices.items():
         table, leaf = path.rsplit(".", 1)
         entries.setdefault(table, []).append(f"{leaf} = {json.dumps(choice)}")
-    for path, (value, source, basis) in numbers.items():
+    for path, (value, source, basis) in _with_defaults(numbers).items():
         table, leaf = path.rsplit(".", 1)
         source = json.dumps(source.replace("{", "{{").replace("}", "}}"), ensure_ascii=False)
         number = str(value).lower() if isinstance(value, bool) else repr(float(value))
@@ -59,6 +61,19 @@ def described(
         place = Path(folder) / f"{name}.toml"
         place.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return load_accelerator(place)
+
+
+def _with_defaults(numbers: Mapping[str, Number]) -> dict[str, Number]:
+    """The numbers, and for each level of memory what they leave out, as the model takes it unless told otherwise."""
+    levels = dict.fromkeys(path.split(".")[1] for path in numbers if path.startswith("memory."))
+    plain = {item.name: item.default for item in dataclasses.fields(MemoryLevel) if item.name != "scope"}
+    default = {
+        f"memory.{level}.{leaf}": Number(value, "assumed: what the model takes unless told otherwise", "assumed")
+        for level in levels
+        for leaf, value in plain.items()
+        if value is not None and value is not dataclasses.MISSING
+    }
+    return default | dict(numbers)
 
 
 def cpu(
@@ -78,17 +93,18 @@ def cpu(
     numbers = {
         "matrix.count": cores,
         "matrix.clock_hz": clock,
-        "matrix.tile_m": Number(2, "assumed: rows of the smallest block of a product kernel", "assumed"),
+        "matrix.tile_m": Number(6, "assumed: rows of a product's inner kernel, 6 x 16 in BLIS on 256 bit registers (bli_sgemm_haswell_asm_6x16)", "assumed"),
         "matrix.tile_n": Number(2 * lanes, f"derived: two vector registers of {lanes} lanes ({machine.lanes_source})", "derived"),
         "matrix.tile_k": Number(4, "assumed: unrolling of a product kernel", "assumed"),
         "matrix.fragment_m": Number(fragment, *_FRAGMENT),
         "matrix.fragment_n": Number(fragment, *_FRAGMENT),
         "matrix.feed_bytes_per_cycle": Number(8 * lanes, f"assumed: two vector loads of {4 * lanes} bytes a cycle", "assumed"),
-        "matrix.macs_per_cycle.fp32": Number(macs, f"{pipes}; {lanes} lanes: {machine.lanes_source}", "derived"),
+        "matrix.operand_macs": Number(2, "assumed: loading an operand takes the slot of two multiply-accumulates", "assumed"),
+        "matrix.macs_per_cycle.fp32": Number(macs, f"derived from {lanes} lanes ({machine.lanes_source}); {pipes}", "derived"),
         "matrix.macs_per_cycle.fp64": Number(macs / 2, "derived: half as many fp64 lanes", "derived"),
         "vector.count": cores,
         "vector.clock_hz": clock,
-        "vector.flops_per_cycle": Number(2 * macs, f"{pipes}, two FLOP a lane; {lanes} lanes: {machine.lanes_source}", "derived"),
+        "vector.flops_per_cycle": Number(2 * macs, f"derived from {lanes} lanes ({machine.lanes_source}), two FLOP each; {pipes}", "derived"),
         "vector.special_per_cycle": Number(
             special_per_s(records) / (threads * clock.value), f"{how}: tanh or sigmoid, the faster of large ones", "measured"
         ),
@@ -210,3 +226,48 @@ def cache_by_timing(records: Sequence[Mapping]) -> float:
     sizes, rates = streams(records)
     middle = np.sqrt(rates.max() * rates[sizes.argmax()])
     return float(sizes[rates > middle].max())
+
+
+# -- a GPU -------------------------------------------------------------------------------------------
+
+def gpu(backend, records: Sequence[Mapping], *, name: str, year: int, how: str, notes: str) -> Accelerator:
+    """The GPU PyTorch runs on, from what CUDA says of it and timed `records`.
+
+    CUDA does not say how many multiply-accumulates a multiprocessor does: taken from the fastest product of each
+    element type, as the next power of two above it."""
+    told = backend.properties
+    source = "torch.cuda.get_device_properties"
+    units = told.multi_processor_count
+    clock = _property(told, "clock_rate", 1e3, 1e9, "1 GHz; only its product with the multiply-accumulates counts")
+    count = Number(units, f"{source}: multi_processor_count", "vendor")
+    numbers = {"matrix.count": count, "vector.count": count, "matrix.clock_hz": clock, "vector.clock_hz": clock}
+    for dtype in backend.dtypes:
+        rate = fastest_product_flops_per_s([r for r in records if r["dtype"] == dtype])
+        least = rate / (FLOP_OF_MAC * units * clock.value)
+        derived = f"derived: the power of two above the {least:.4g} of the fastest {dtype} product of {how}"
+        numbers[f"matrix.macs_per_cycle.{dtype}"] = Number(2.0 ** np.ceil(np.log2(least)), derived, "derived")
+    fp32 = [r for r in records if r["dtype"] == "fp32"]
+    numbers |= {
+        "vector.flops_per_cycle": Number(2 * numbers["matrix.macs_per_cycle.fp32"].value,
+                                         "derived: two FLOP for each fp32 multiply-accumulate", "derived"),
+        "vector.special_per_cycle": Number(special_per_s(fp32) / (units * clock.value), f"{how}: the faster of tanh and sigmoid", "measured"),
+        "latency.launch_s": Number(call_s(fp32), f"{how}: the quickest op on 64 values", "measured"),
+    }  # fmt: skip
+    cache = _property(told, "L2_cache_size", 1, 4 * 2**20, "4 MiB, as smaller GPUs have")
+    memory = Number(told.total_memory, f"{source}: total_memory", "vendor")
+    levels = {"l2": (cache, 0.0, FILLED * cache.value), "dram": (memory, BEYOND * cache.value, np.inf)}
+    for level, (capacity, above, most) in levels.items():
+        numbers[f"memory.{level}.capacity_bytes"] = capacity
+        numbers |= {f"memory.{level}.{leaf}": number for leaf, number in _bandwidth(fp32, above, most, how).items()}
+    for flag in ("keeps_weights", "keeps_activations"):
+        numbers[f"memory.l2.{flag}"] = Number(True, "assumed: a cache keeps what fits", "assumed")
+    choices = {"memory.l2.scope": "chip", "memory.dram.scope": "chip"}
+    return described(name, told.name, "gpu", year, notes, numbers, choices)
+
+
+def _property(properties, name: str, scale: float, otherwise: float, why: str) -> Number:
+    """A property of a GPU, which older versions of PyTorch may not know."""
+    value = float(getattr(properties, name, 0) or 0)
+    if value:
+        return Number(value * scale, f"torch.cuda.get_device_properties: {name}", "vendor")
+    return Number(otherwise, f"assumed: {why}; PyTorch does not say", "assumed")

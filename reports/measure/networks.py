@@ -40,9 +40,7 @@ def judged_networks(torch_backend, quick: bool = False) -> list[Judged]:
 
 def _recurrent(backend, kind: str, hidden: int, batch: int, steps: int, layers: int, directions: int) -> Judged:
     builder = {"lstm": lstm, "gru": gru}[kind]
-    trace = builder(
-        layers, hidden, batch=batch, sequence_length=steps, bidirectional=directions == 2, name=kind
-    )  # fmt: skip
+    trace = builder(layers, hidden, batch=batch, sequence_length=steps, bidirectional=directions == 2, name=kind)
     if backend.device == "cpu":  # what PyTorch runs there
         trace = packed_weights(trace).fused if kind == "lstm" else separate_cells(trace)
     row = recurrence(kind, hidden, batch, steps, layers, int(directions == 2))

@@ -61,11 +61,13 @@ def measure(
     plan: Plan,
     *,
     clock: Callable[[], float] = time.perf_counter,
+    wall: Callable[[], float] = time.monotonic,
     settle: Callable[[], object] = lambda: None,
     progress: Callable[[float, str], None] = lambda share, text: None,
 ) -> Timings:
     """Time every case; `settle` waits until the work of a run is done (a device that runs beside its host).
 
+    `clock` is what samples are read from, which may be the processor time of one thread; `wall` keeps the budget.
     Cases are taken in turn, in an order that differs from round to round, so none always follows the same other.
     `progress` hears the share that is done, 0 to 1, and what is going on.
     """
@@ -76,17 +78,17 @@ def measure(
         counts.append(_repeats(run, plan, clock, settle))
         progress(0.1 * (number + 1) / len(cases), "warming up")
     samples: list[list[float]] = [[] for _ in cases]
-    began = clock()
+    began = wall()
     with _no_collection():
         for number in range(plan.most_rounds):
-            spent = clock() - began
+            spent = wall() - began
             if number >= plan.least_rounds and spent + spent / max(1, number) > plan.budget_s:
                 break
             order = _order(len(cases), number)
             for place, i in enumerate(order):
                 samples[i].append(_sample(runs[i], counts[i], clock, settle))
                 if place % 16 == 0:
-                    by_time = (clock() - began) / plan.budget_s
+                    by_time = (wall() - began) / plan.budget_s
                     by_rounds = (number + place / len(order)) / plan.most_rounds
                     progress(0.1 + 0.9 * min(1.0, max(by_time, by_rounds)), f"round {number + 1}")
     progress(1.0, "done")
