@@ -114,4 +114,11 @@ ERRORS = ("op", "rows", "bias", "median", "mean", "worst")
 def error_row(name: str, error: Sequence[float]) -> list[str]:
     """Signed median, and median, mean and worst size of relative errors."""
     size = np.abs(error)
-    return [name, str(len(size)), f"{100 * np.median(error):+.0f} %", percent(np.median(size)), percent(size.mean()), percent(size.max())]
+    return [
+        name,
+        str(len(size)),
+        f"{100 * np.median(error):+.0f} %",
+        percent(np.median(size)),
+        percent(size.mean()),
+        percent(size.max()),
+    ]

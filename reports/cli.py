@@ -198,6 +198,7 @@ def _validate(options) -> int:
     from reports import validate_command, validate_machine
 
     _check_outputs(options, "chart", "csv", "json")
+    _only_with_machine(options)
     command = validate_machine.validate_this_machine if options.this_machine else validate_command.run
     return _shown(command(options), options)
 
@@ -206,6 +207,7 @@ def _calibrate(options) -> int:
     from reports import calibrate_command, calibrate_machine
 
     _check_outputs(options, "csv", "out")
+    _only_with_machine(options)
     command = calibrate_machine.calibrate_this_machine if options.this_machine else calibrate_command.run
     return _shown(command(options), options)
 
@@ -261,6 +263,13 @@ def _shown(outcome, options) -> int:
     if STDOUT not in (rows, document):
         _print(*outcome.lines)
     return outcome.status
+
+
+def _only_with_machine(options) -> None:
+    """Refuse what says how to measure where nothing is measured."""
+    for name in ("backend", "device", "threads", "quick"):
+        if getattr(options, name) and not options.this_machine:
+            raise UsageError(f"argument --{name}: --{name} goes with --this-machine")
 
 
 def _check_outputs(options, *names: str) -> None:

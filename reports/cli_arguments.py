@@ -206,7 +206,7 @@ def _add_validate(commands) -> None:
         "--json", nargs="?", const=STDOUT, metavar="FILE|-",
         help="everything in SI units; layout: see reports.validate_command.document",
     )  # fmt: skip
-    _add_machine(parser, "time PyTorch's LSTM, GRU and Transformer here, beside what a calibration of this machine predicts")
+    _add_machine(parser, "time PyTorch's LSTM, GRU and Transformer here, beside what is predicted")
 
 
 def _add_calibrate(commands) -> None:
@@ -243,7 +243,10 @@ def _add_machine(parser: argparse.ArgumentParser, text: str) -> None:
     group.add_argument("--backend", metavar="numpy|torch", help="what runs the ops (torch)")
     group.add_argument("--device", metavar="cpu|cuda", help="what PyTorch runs them on (cpu)")
     group.add_argument(
-        "--threads", type=_whole(1), metavar="N", help="threads of an op (every core; one where other programs are busy)"
+        "--threads",
+        type=_whole(1),
+        metavar="N",
+        help="threads of an op (all cores; one where others are busy)",
     )
     group.add_argument("--quick", action="store_true", help="in about 20 s, with fewer sizes")
 

@@ -21,9 +21,9 @@ LOOKS = {
     "normalisation": ("+", ORANGE),
     "network": ("*", INK),
     # whole networks of `validate --this-machine`
-    "lstm": ("o", VERMILLION),
+    "lstm": ("p", VERMILLION),
     "gru": ("v", ORANGE),
-    "transformer": ("s", BLUE),
+    "transformer": ("P", BLUE),
 }
 OTHER = ("D", GREY)
 BAND = 0.2
@@ -31,6 +31,8 @@ COLUMNS = 3
 #: Area of a marker [points^2] among few points and among thousands; and of a whole network, however many.
 AREAS = (20.0, 4.0)
 NETWORK_AREA = 36.0
+#: Width of an entry of the legend [inches].
+LEGEND_ENTRY = 1.0
 
 
 def scatter(validation: Validation, *, title: str | None = None):
@@ -111,6 +113,6 @@ def _legend(figure, validation: Validation) -> None:
     handles.append(Line2D([], [], color=INK, linewidth=0.7, label="exact"))
     handles.append(Patch(facecolor="#D9D9D9", edgecolor=INK, linestyle=":", label=f"within {100 * BAND:.0f} %"))
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), fontsize=FONT_SIZE, frameon=False,
+        handles=handles, loc="outside lower center", ncols=min(len(handles), max(2, int(figure.get_figwidth() / LEGEND_ENTRY))), fontsize=FONT_SIZE, frameon=False,
         handletextpad=0.3, columnspacing=1.2,
     )  # fmt: skip

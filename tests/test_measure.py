@@ -371,7 +371,11 @@ def test_torch_runs_every_row():
     found = backend("torch", "cpu", 2**20)
     with found.session():
         for row in calibration_rows("torch", quick=True):
-            if row.get("rows", 0) * row.get("columns", 0) < 2**20 and row.get("n", 0) <= 1024 and row.get("hidden", 0) < 300:
+            if (
+                row.get("rows", 0) * row.get("columns", 0) < 2**20
+                and row.get("n", 0) <= 1024
+                and row.get("hidden", 0) < 300
+            ):
                 result = found.case(row)()()
                 result = result[0] if isinstance(result, tuple) else result
                 assert torch.isfinite(result).all()

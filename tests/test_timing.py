@@ -87,7 +87,6 @@ def test_a_slow_stretch_hits_all_cases_alike():
     """The machine is four times slower in one round of nine: no median notices."""
     clock = FakeClock()
 
-
     def case(seconds):
         def run():
             clock.now += seconds * (4.0 if 30.0 < clock.now < 40.0 else 1.0)

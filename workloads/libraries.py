@@ -80,7 +80,13 @@ def packed_weights(trace: Trace) -> Trace:
         size = sum(r["weight_bytes"] for r in of_layer)
         layers = max(1, row["path_runs"] // row["serial_steps"])
         types = {name: row[name] for name in ("dtype", "weight_dtype", "activation_dtype")}
-        copied = {"kind": "copy", "layer": row["layer"], "op": "pack weights", "weight_bytes": size, "output_bytes": size}
+        copied = {
+            "kind": "copy",
+            "layer": row["layer"],
+            "op": "pack weights",
+            "weight_bytes": size,
+            "output_bytes": size,
+        }
         runs = {"repeats": row["weight_sets"], "weight_sets": row["weight_sets"], "path_runs": layers}
         return [copied | types | runs, dict(row)]
 
@@ -99,7 +105,11 @@ def _rewritten(trace: Trace, parts) -> Trace:
             rows.append(part | {"after": waits})
         last.append(len(rows) - 1)
     return Trace.from_rows(
-        rows, name=trace.name, sequences=trace.sequences, tokens=trace.tokens, source=f"{trace.name} as a library runs it"
+        rows,
+        name=trace.name,
+        sequences=trace.sequences,
+        tokens=trace.tokens,
+        source=f"{trace.name} as a library runs it",
     )
 
 

@@ -1,4 +1,4 @@
-"""What runs an op: numpy, or PyTorch on a processor or a GPU. A backend turns a row of sizes into a function to time."""
+"""What runs an op: numpy, or PyTorch on a processor or a GPU. A backend makes of a row of sizes what is timed."""
 
 from __future__ import annotations
 
@@ -231,11 +231,13 @@ class Torch:
         """What makes the function that runs `record` once. Raises `KeyError` for an unknown op."""
         functional = self.torch.nn.functional
         builders = {"linear": self._linear, "matmul": self._matmul, "attention": self._attention}
-        builders |= {name: self._binary(getattr(self.torch, word)) for name, word in (("add", "add"), ("multiply", "mul"))}
+        builders |= {
+            name: self._binary(getattr(self.torch, word)) for name, word in (("add", "add"), ("multiply", "mul"))
+        }
         builders |= {name: self._unary(getattr(self.torch, name)) for name in ("relu", "tanh", "sigmoid")}
         builders |= {"gelu": self._unary(lambda x: functional.gelu(x, approximate="tanh"))}
         builders |= {"softmax": self._unary(lambda x: functional.softmax(x, dim=-1)), "layer norm": self._norm}
-        builders |= {name: self._recurrent for name in ("lstm", "gru")}
+        builders |= {"lstm": self._recurrent, "gru": self._recurrent}
         return builders[record["op"]](record)
 
     def module(self, make_module: Callable[[], object], shape: tuple[int, ...], dtype: str = "fp32"):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-#: Hidden sizes of the recurrences, rows (batch) of a step, and steps: few and many, to tell a call's cost from a step's.
+#: Hidden sizes of the recurrences, rows (batch) of a step, and steps: few and many tell a call's cost from a step's.
 HIDDEN = (64, 128, 224, 288, 512, 768)
 STEP_ROWS = (1, 2, 4, 12, 48)
 STEPS = (20, 60, 120)
@@ -92,8 +92,8 @@ def _recurrences(backend: str, quick: bool) -> Iterator[dict]:
 def recurrence(kind: str, hidden: int, batch: int, timesteps: int, layers: int = 1, bidirectional: int = 0) -> dict:
     """The row of a recurrent layer as the backend runs it on a processor.
 
-    PyTorch runs an LSTM as one oneDNN primitive that packs the weights first and ends each product with the cell, a GRU as a loop of its own ops (see
-    `workloads.libraries`); numpy's is a loop over ready input products.
+    PyTorch runs an LSTM as one oneDNN primitive that packs the weights first and ends each product with the cell, a
+    GRU as a loop of its own ops (see `workloads.libraries`); numpy's is a loop over ready input products.
     """
     sizes = {"hidden": hidden, "batch": batch, "timesteps": timesteps, "layers": layers, "bidirectional": bidirectional}
     how = {

@@ -40,10 +40,14 @@ class Number(NamedTuple):
     basis: str
 
 
+def _assumed(value: object, why: str) -> Number:
+    return Number(value, f"assumed: {why}", "assumed")
+
+
 def described(
     name: str, title: str, family: str, year: int, notes: str, numbers: Mapping[str, Number], choices: Mapping[str, str]
 ) -> Accelerator:
-    """The accelerator with `numbers` by dotted path and `choices` (dataflow, scopes), all else as its family assumes."""
+    """The accelerator with `numbers` by dotted path and `choices` (of scope); all else as its family assumes."""
     head = {"name": name, "title": title, "family": family, "year": year, "notes": notes, "inherits": family}
     lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in head.items()]
     entries: dict[str, list[str]] = {}
@@ -90,27 +94,28 @@ def cpu(
     pipes = f"assumed: {PIPES} fused multiply-add pipes a core, as desktop and server cores have"
     tiny = call_s(records)
     fragment = _fragment(machine)
+    told = f"{lanes} lanes ({machine.lanes_source})"
     numbers = {
         "matrix.count": cores,
         "matrix.clock_hz": clock,
-        "matrix.tile_m": Number(6, "assumed: rows of a product's inner kernel, 6 x 16 in BLIS on 256 bit registers (bli_sgemm_haswell_asm_6x16)", "assumed"),
-        "matrix.tile_n": Number(2 * lanes, f"derived: two vector registers of {lanes} lanes ({machine.lanes_source})", "derived"),
-        "matrix.tile_k": Number(4, "assumed: unrolling of a product kernel", "assumed"),
+        "matrix.tile_m": _assumed(6, "rows of a product's inner kernel, 6 x 16 in BLIS (bli_sgemm_haswell_asm_6x16)"),
+        "matrix.tile_n": Number(2 * lanes, f"derived: two registers of {told}", "derived"),
+        "matrix.tile_k": _assumed(4, "unrolling of a product's inner kernel"),
         "matrix.fragment_m": Number(fragment, *_FRAGMENT),
         "matrix.fragment_n": Number(fragment, *_FRAGMENT),
-        "matrix.feed_bytes_per_cycle": Number(8 * lanes, f"assumed: two vector loads of {4 * lanes} bytes a cycle", "assumed"),
-        "matrix.operand_macs": Number(2, "assumed: loading an operand takes the slot of two multiply-accumulates", "assumed"),
-        "matrix.macs_per_cycle.fp32": Number(macs, f"derived from {lanes} lanes ({machine.lanes_source}); {pipes}", "derived"),
+        "matrix.feed_bytes_per_cycle": _assumed(8 * lanes, f"two vector loads of {4 * lanes} bytes a cycle"),
+        "matrix.operand_macs": _assumed(2, "loading an operand takes the slots of two multiply-accumulates"),
+        "matrix.macs_per_cycle.fp32": Number(macs, f"derived from {told}; {pipes}", "derived"),
         "matrix.macs_per_cycle.fp64": Number(macs / 2, "derived: half as many fp64 lanes", "derived"),
         "vector.count": cores,
         "vector.clock_hz": clock,
-        "vector.flops_per_cycle": Number(2 * macs, f"derived from {lanes} lanes ({machine.lanes_source}), two FLOP each; {pipes}", "derived"),
+        "vector.flops_per_cycle": Number(2 * macs, f"derived from {told}, two FLOP each; {pipes}", "derived"),
         "vector.special_per_cycle": Number(
-            special_per_s(records) / (threads * clock.value), f"{how}: tanh or sigmoid, the faster of large ones", "measured"
+            special_per_s(records) / (threads * clock.value), f"{how}: the faster of tanh and sigmoid", "measured"
         ),
         "vector.sustained": Number(1.0, "the peaks themselves are fitted or measured", "derived"),
         "latency.launch_s": Number(tiny, f"{how}: the quickest op on 64 values", "measured"),
-    }  # fmt: skip
+    }
     choices: dict[str, str] = {}
     for level, given in memory_levels(machine, threads, records, how).items():
         choices[f"memory.{level}.scope"] = given.pop("scope")
@@ -143,7 +148,9 @@ def memory_levels(machine: Machine, threads: int, records: Sequence[Mapping], ho
     for cache in machine.caches:
         share = min(1.0, threads / max(1, machine.cores)) if cache.instances > 1 else 1.0
         if cache.level > 1:
-            caches.append((f"l{cache.level}", cache.capacity_bytes * share, cache.instances > 1, cache.source, "vendor"))
+            caches.append(
+                (f"l{cache.level}", cache.capacity_bytes * share, cache.instances > 1, cache.source, "vendor")
+            )
     if not caches:
         knee = cache_by_timing(records)
         caches = [("cache", knee, False, f"{how}: the largest stream that is quicker than main memory", "measured")]
@@ -155,17 +162,19 @@ def memory_levels(machine: Machine, threads: int, records: Sequence[Mapping], ho
             "scope": "unit" if private and not last else "chip",
             "capacity_bytes": Number(capacity, source, basis),
             **_bandwidth(records, above, FILLED * capacity, how),
-            "latency_s": Number(0, "assumed: hidden by prefetching, or part of what starting an op costs", "assumed"),
-            "keeps_weights": Number(True, "assumed: a cache keeps what fits", "assumed"),
-            "keeps_activations": Number(last, "assumed: a shared cache keeps what fits, a core's own is used otherwise"
-                                        " by the next op", "assumed"),
-        }  # fmt: skip
+            "latency_s": _assumed(0, "hidden by prefetching, or part of what starting an op costs"),
+            "keeps_weights": _assumed(True, "a cache keeps what fits"),
+            "keeps_activations": _assumed(last, "a shared cache keeps what fits; a core's own the next op overwrites"),
+            "keeps_parts": _assumed(
+                False, "a cache read in a cycle drops what it will need first (least recently used)"
+            ),
+        }
         above = capacity
     levels["dram"] = {
         "scope": "chip",
         "capacity_bytes": Number(machine.memory_bytes, machine.memory_source, "vendor"),
         **_bandwidth(records, BEYOND * above, np.inf, how),
-        "latency_s": Number(0, "assumed: hidden by prefetching, or part of what starting an op costs", "assumed"),
+        "latency_s": _assumed(0, "hidden by prefetching, or part of what starting an op costs"),
     }
     return levels
 
@@ -205,7 +214,7 @@ def special_per_s(records: Sequence[Mapping]) -> float:
 
 
 def streams(records: Sequence[Mapping]) -> tuple[np.ndarray, np.ndarray]:
-    """Working sets [bytes] and rates [bytes/s] of what streams: additions, and products with one row; calls taken off."""
+    """Working sets [bytes] and rates [bytes/s] of additions and of products with one row, calls taken off."""
     start = call_s(records)
     sizes, rates = [], []
     for r in records:
@@ -230,6 +239,7 @@ def cache_by_timing(records: Sequence[Mapping]) -> float:
 
 # -- a GPU -------------------------------------------------------------------------------------------
 
+
 def gpu(backend, records: Sequence[Mapping], *, name: str, year: int, how: str, notes: str) -> Accelerator:
     """The GPU PyTorch runs on, from what CUDA says of it and timed `records`.
 
@@ -247,12 +257,13 @@ def gpu(backend, records: Sequence[Mapping], *, name: str, year: int, how: str, 
         derived = f"derived: the power of two above the {least:.4g} of the fastest {dtype} product of {how}"
         numbers[f"matrix.macs_per_cycle.{dtype}"] = Number(2.0 ** np.ceil(np.log2(least)), derived, "derived")
     fp32 = [r for r in records if r["dtype"] == "fp32"]
+    special = special_per_s(fp32) / (units * clock.value)
+    flops = 2 * numbers["matrix.macs_per_cycle.fp32"].value
     numbers |= {
-        "vector.flops_per_cycle": Number(2 * numbers["matrix.macs_per_cycle.fp32"].value,
-                                         "derived: two FLOP for each fp32 multiply-accumulate", "derived"),
-        "vector.special_per_cycle": Number(special_per_s(fp32) / (units * clock.value), f"{how}: the faster of tanh and sigmoid", "measured"),
+        "vector.flops_per_cycle": Number(flops, "derived: two FLOP for each fp32 multiply-accumulate", "derived"),
+        "vector.special_per_cycle": Number(special, f"{how}: the faster of tanh and sigmoid", "measured"),
         "latency.launch_s": Number(call_s(fp32), f"{how}: the quickest op on 64 values", "measured"),
-    }  # fmt: skip
+    }
     cache = _property(told, "L2_cache_size", 1, 4 * 2**20, "4 MiB, as smaller GPUs have")
     memory = Number(told.total_memory, f"{source}: total_memory", "vendor")
     levels = {"l2": (cache, 0.0, FILLED * cache.value), "dram": (memory, BEYOND * cache.value, np.inf)}
@@ -260,7 +271,7 @@ def gpu(backend, records: Sequence[Mapping], *, name: str, year: int, how: str, 
         numbers[f"memory.{level}.capacity_bytes"] = capacity
         numbers |= {f"memory.{level}.{leaf}": number for leaf, number in _bandwidth(fp32, above, most, how).items()}
     for flag in ("keeps_weights", "keeps_activations"):
-        numbers[f"memory.l2.{flag}"] = Number(True, "assumed: a cache keeps what fits", "assumed")
+        numbers[f"memory.l2.{flag}"] = _assumed(True, "a cache keeps what fits")
     choices = {"memory.l2.scope": "chip", "memory.dram.scope": "chip"}
     return described(name, told.name, "gpu", year, notes, numbers, choices)
 

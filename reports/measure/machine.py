@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,7 +113,9 @@ def _caches(root: Path, cpus: set[int]) -> tuple[Cache, ...]:
                 found.setdefault(int(level), {})[shared] = int(size.group(1)) * scale
     source = "/sys/devices/system/cpu/cpu*/cache: size, shared_cpu_list"
     return tuple(
-        Cache(level, sum(sizes.values()), len(sizes), source) for level, sizes in sorted(found.items()) if sum(sizes.values())
+        Cache(level, sum(sizes.values()), len(sizes), source)
+        for level, sizes in sorted(found.items())
+        if sum(sizes.values())
     )
 
 
@@ -123,9 +124,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def package_version(name: str) -> str | None:
-    """Version of an imported package, None where it is not imported."""
-    module = sys.modules.get(name)
-    return getattr(module, "__version__", None)

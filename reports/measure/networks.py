@@ -23,7 +23,7 @@ ENCODERS = (
 
 @dataclass(frozen=True)
 class Judged:
-    """One network: kind ("lstm", "gru", "transformer"), sizes as text, its trace, and what makes the function to time."""
+    """One network: kind ("lstm", "gru", "transformer"), sizes as text, its trace, and what makes what is timed."""
 
     kind: str
     sizes: str
@@ -44,7 +44,9 @@ def _recurrent(backend, kind: str, hidden: int, batch: int, steps: int, layers: 
     if backend.device == "cpu":  # what PyTorch runs there
         trace = packed_weights(trace).fused if kind == "lstm" else separate_cells(trace)
     row = recurrence(kind, hidden, batch, steps, layers, int(directions == 2))
-    sizes = f"hidden {hidden}, batch {batch}, {steps} steps" + _times(layers, "layers") + _times(directions, "directions")
+    sizes = (
+        f"hidden {hidden}, batch {batch}, {steps} steps" + _times(layers, "layers") + _times(directions, "directions")
+    )
     return Judged(kind, sizes, trace, backend.case(row))
 
 
@@ -57,11 +59,11 @@ def _encoder(backend, width: int, heads: int, inner: int, batch: int, positions:
 
     shape = (batch, positions, width)
     trace = from_torch(module().eval(), backend.torch.empty(*shape))
-    sizes = f"width {width}, {heads} heads, inner {inner}, batch {batch}, {positions} positions" + _times(layers, "layers")
+    sizes = f"width {width}, {heads} heads, inner {inner}, batch {batch}, {positions} positions" + _times(
+        layers, "layers"
+    )
     return Judged("transformer", sizes, trace, backend.module(module, shape))
 
 
 def _times(count: int, word: str) -> str:
     return f", {count} {word}" if count > 1 else ""
-
-

@@ -164,7 +164,9 @@ def software(chosen: Setting) -> str:
                                                              **chosen.machine.software}.items())  # fmt: skip
 
 
-def other_load(watched_s: float = WATCHED_S, root: str | Path = "/", pause: Callable[[float], None] = time.sleep) -> float:
+def other_load(
+    watched_s: float = WATCHED_S, root: str | Path = "/", pause: Callable[[float], None] = time.sleep
+) -> float:
     """Cores' worth of processor time that other programs take, 0 where the system does not say."""
     before, own = _busy_ticks(root), time.process_time()
     began = time.monotonic()

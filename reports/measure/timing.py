@@ -29,8 +29,8 @@ class Case:
 class Plan:
     """How long to measure.
 
-    budget_s: all rounds together; begun rounds are finished. sample_s: a sample repeats its case until it is so long, so
-    that the clock's own steps do not count. least_rounds, most_rounds: samples of each case. warm_up: runs of each
+    budget_s: all rounds together; begun rounds are finished. sample_s: a sample repeats its case until it is so long,
+    and the clock's own steps do not count. least_rounds, most_rounds: samples of each case. warm_up: runs of each
     case before the first sample.
     """
 
