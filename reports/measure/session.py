@@ -22,6 +22,7 @@ from reports.measure.machine import Machine, read_machine
 from reports.measure.progress import progress_bar
 from reports.measure.timing import Case, Plan, Timings, measure
 from simulator import Accelerator
+from simulator.accelerator import Citation
 from simulator.calibrate import CONSTANTS, Calibration, calibrate
 from workloads.measured import Measurements, measurements
 
@@ -128,19 +129,27 @@ def run(chosen: Setting, others: Sequence[Case] = (), title: str = "measuring") 
 
 
 def fitted(start: Accelerator, table: Measurements, source: str) -> Calibration:
-    """The calibration, from each of `STARTS` of a processor; the one that meets the measurements best."""
+    """The calibration, from each of `STARTS` of a processor; the one that meets the measurements best.
+
+    Whether caches keep the part of a recurrence's weights that fits is tried both ways, from there."""
     if start.family != "cpu":
         return calibrate(start, table, parameters(start), source=source)
+    given = parameters(start)
     begun = [start.replace({path: value}) for path, values in STARTS.items() for value in values]
-    fits = [calibrate(chip, table, parameters(start), source=source) for chip in begun]
-    best = min(fits, key=lambda found: found.cost)
-    # a constant the measurements cannot determine keeps the value and the source it had
-    cited = {path: start.citations[path] for path in start.citations if path not in best.accelerator.citations}
-    changed = {path: start.fields[path] for path in cited}
-    restored = best.accelerator.replace(changed)
-    return dataclasses.replace(
-        best, accelerator=dataclasses.replace(restored, citations={**restored.citations, **cited})
-    )  # fmt: skip
+    best = min((calibrate(chip, table, given, source=source) for chip in begun), key=lambda found: found.cost)
+    turned = {path: not value for path, value in start.fields.items() if path in _parts_kept(start)}
+    other = calibrate(best.accelerator.replace(turned), table, given, source=source)
+    best, chosen = (other, turned) if other.cost < best.cost else (best, {path: not turned[path] for path in turned})
+    # a constant that the measurements cannot determine keeps the value and the source it had
+    lost = [path for path in start.citations if path not in best.accelerator.citations and path not in chosen]
+    chip = best.accelerator.replace({path: start.fields[path] for path in lost} | chosen)
+    cited = {path: start.citations[path] for path in lost} | dict.fromkeys(chosen, Citation(source, "measured"))
+    return dataclasses.replace(best, accelerator=dataclasses.replace(chip, citations={**chip.citations, **cited}))
+
+
+def _parts_kept(chip: Accelerator) -> list[str]:
+    """The flags of the caches; the farthest level keeps everything."""
+    return [f"memory.{level}.keeps_parts" for level in list(chip.memory)[:-1]]
 
 
 def parameters(start: Accelerator) -> dict[str, tuple[float, float]]:
