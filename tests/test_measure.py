@@ -202,6 +202,14 @@ def test_every_row_is_a_measurement_the_table_knows(name, quick):
     assert len({row["op"] for row in rows}) >= 6
 
 
+def test_recurrences_are_measured_as_the_library_runs_them():
+    """PyTorch's LSTM: one row a step and a copy of its weights; its GRU: a product and ten calls a step."""
+    rows = [next(row for row in calibration_rows("torch") if row["op"] == op) for op in ("lstm", "gru")]
+    lstm_, gru_ = (measurements([row | {"time_s": 1.0}]).trace for row in rows)
+    assert list(lstm_.op) == ["input product", "pack weights", "recurrent product + gates"]
+    assert len(gru_) == 2 + 10
+
+
 def test_a_row_is_not_measured_twice():
     rows = [tuple(sorted(row.items())) for row in calibration_rows("torch")]
     assert len(set(rows)) == len(rows)
