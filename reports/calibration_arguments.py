@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from reports.cli_arguments import STDOUT, command_parser
+from reports.cli_arguments import STDOUT, command_parser, whole
 
 
 def add_commands(commands) -> None:
@@ -25,6 +25,7 @@ def _add_validate(commands) -> None:
         "rooftrace validate --set silicon",
         "rooftrace validate --zero-shot",
         "rooftrace validate --check",
+        "rooftrace validate --this-machine --chart this-machine.png",
     )
     several = {"nargs": "+", "action": "extend", "default": []}
     parser.add_argument("--on", metavar="CHIP|FILE", help="only measurements of these devices", **several)
@@ -49,6 +50,7 @@ def _add_validate(commands) -> None:
         "--json", nargs="?", const=STDOUT, metavar="FILE|-",
         help="everything in SI units; layout: see reports.validate_command.document",
     )  # fmt: skip
+    _add_machine(parser, "time PyTorch's LSTM, GRU and Transformer here, beside what is predicted")
 
 
 def _add_calibrate(commands) -> None:
@@ -60,6 +62,7 @@ def _add_calibrate(commands) -> None:
         "rooftrace calibrate h100-sxm --measurements timings.csv --fit matrix.sustained,latency.launch",
         "rooftrace calibrate h100-sxm --measurements timings.csv --fit latency.launch=1us:50us",
         "rooftrace calibrate --columns",
+        "rooftrace calibrate --this-machine --out this-machine.toml",
     )
     parser.add_argument("chip", nargs="?", metavar="CHIP|FILE", help="the chip to start from")
     parser.add_argument("--measurements", metavar="FILE", help="timings (.csv), at least a few shapes")
@@ -75,6 +78,21 @@ def _add_calibrate(commands) -> None:
     )
     parser.add_argument("--out", metavar="FILE", help="write the calibrated chip, or the constants of presets (.toml)")
     _add_tables(parser, "one row a measurement with its error")
+    _add_machine(parser, "measure the machine this runs on (under two minutes) and write its accelerator file")
+
+
+def _add_machine(parser: argparse.ArgumentParser, text: str) -> None:
+    group = parser.add_argument_group("this machine")
+    group.add_argument("--this-machine", action="store_true", help=text)
+    group.add_argument("--backend", metavar="numpy|torch", help="what runs the ops (torch)")
+    group.add_argument("--device", metavar="cpu|cuda", help="what PyTorch runs them on (cpu)")
+    group.add_argument(
+        "--threads",
+        type=whole(1),
+        metavar="N",
+        help="threads of an op (all cores; one where others are busy)",
+    )
+    group.add_argument("--quick", action="store_true", help="in about 20 s, with fewer sizes")
 
 
 def _fields(text: str) -> list[tuple[str, str]]:

@@ -208,17 +208,21 @@ def _trace(options) -> int:
 
 
 def _validate(options) -> int:
-    from reports import validate_command
+    from reports import validate_command, validate_machine
 
     check_outputs(options, "chart", "csv", "json")
-    return _shown(validate_command.run(options), options)
+    _only_with_machine(options)
+    command = validate_machine.validate_this_machine if options.this_machine else validate_command.run
+    return _shown(command(options), options)
 
 
 def _calibrate(options) -> int:
-    from reports import calibrate_command
+    from reports import calibrate_command, calibrate_machine
 
     check_outputs(options, "csv", "out")
-    return _shown(calibrate_command.run(options), options)
+    _only_with_machine(options)
+    command = calibrate_machine.calibrate_this_machine if options.this_machine else calibrate_command.run
+    return _shown(command(options), options)
 
 
 def _sweep(options) -> int:
@@ -255,6 +259,13 @@ COMMANDS = {
 
 
 # -- pieces of the commands ------------------------------------------------------------------------
+
+
+def _only_with_machine(options) -> None:
+    """Refuse what says how to measure where nothing is measured."""
+    for name in ("backend", "device", "threads", "quick"):
+        if getattr(options, name) and not options.this_machine:
+            raise UsageError(f"argument --{name}: --{name} goes with --this-machine")
 
 
 def _simulated(trace, accelerator):

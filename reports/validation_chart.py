@@ -21,12 +21,16 @@ LOOKS = {
     "normalisation": ("+", ORANGE),
     "network": ("*", INK),
 }
+#: Of the networks of `validate --this-machine`, which never share a chart with those above.
+NETWORK_LOOKS = {"lstm": ("o", VERMILLION), "gru": ("v", ORANGE), "transformer": ("s", BLUE)}
 OTHER = ("D", GREY)
 BAND = 0.2
 COLUMNS = 3
 #: Area of a marker [points^2] among few points and among thousands; and of a whole network, however many.
 AREAS = (20.0, 4.0)
 NETWORK_AREA = 36.0
+#: Width of an entry of the legend [inches].
+LEGEND_ENTRY = 1.0
 
 
 def scatter(validation: Validation, *, title: str | None = None):
@@ -74,7 +78,7 @@ def _panel(ax, validation: Validation, device: str) -> None:
     shown = [kind for kind in kinds(validation) if (which & validation.where(kind=kind)).any()]
     for kind in sorted(shown, key=lambda k: -(which & validation.where(kind=k)).sum()):  # rare ones on top
         rows = which & validation.where(kind=kind)
-        shape, colour = LOOKS.get(kind, OTHER)
+        shape, colour = (LOOKS | NETWORK_LOOKS).get(kind, OTHER)
         area = NETWORK_AREA if kind == "network" else float(np.clip(1500 / rows.sum(), *reversed(AREAS)))
         lines = {"linewidths": 0.6} if shape in "x+1" else {"linewidths": 0.25, "edgecolors": "white"}
         ax.scatter(
@@ -102,11 +106,12 @@ def _legend(figure, validation: Validation) -> None:
 
     handles = []
     for kind in kinds(validation):
-        shape, colour = LOOKS.get(kind, OTHER)
+        shape, colour = (LOOKS | NETWORK_LOOKS).get(kind, OTHER)
         handles.append(Line2D([], [], linestyle="none", marker=shape, color=colour, markersize=5, label=kind))
     handles.append(Line2D([], [], color=INK, linewidth=0.7, label="exact"))
     handles.append(Patch(facecolor="#D9D9D9", edgecolor=INK, linestyle=":", label=f"within {100 * BAND:.0f} %"))
+    columns = min(len(handles), max(2, int(figure.get_figwidth() / LEGEND_ENTRY)))
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), fontsize=FONT_SIZE, frameon=False,
+        handles=handles, loc="outside lower center", ncols=columns, fontsize=FONT_SIZE, frameon=False,
         handletextpad=0.3, columnspacing=1.2,
     )  # fmt: skip

@@ -15,6 +15,7 @@ import numpy as np
 
 from workloads.attention import encoder_decoder, transformer
 from workloads.blocks import element_types, elementwise, linear, matmul, normalisation, softmax
+from workloads.libraries import packed_weights, separate_cells
 from workloads.recurrent import gru, lstm, rnn
 from workloads.schema import PHASES
 from workloads.trace import Trace, TraceError, element_bytes, nearest
@@ -303,6 +304,9 @@ def _recurrent(builder):
             sizes["layers"], sizes["hidden"], sequence_length=sizes["timesteps"], batch=sizes["batch"],
             input_size=sizes["input_size"] or None, bidirectional=bool(sizes["bidirectional"]), dtype=dtype,
         )  # fmt: skip
+        trace = packed_weights(trace) if sizes["packed_weights"] else trace
+        trace = trace.fused if sizes["fused_cells"] else trace
+        trace = separate_cells(trace) if sizes["separate_cells"] else trace
         rows = _of_phase(trace, phase, input_gradients=not sizes["input_size"])
         if sizes["input_size"]:
             return rows
@@ -391,7 +395,10 @@ def _without(rows: list[dict], dropped: list[bool]) -> list[dict]:
     return kept
 
 
-_RECURRENT_SIZES = {"layers": 1, "input_size": 0, "bidirectional": 0}
+#: How the library works, 1 or 0: the cell in the epilogue of its product, or op by op; weights packed for each call
+#: (see `workloads.libraries`).
+_LIBRARY = {"fused_cells": 0, "separate_cells": 0, "packed_weights": 0}
+_RECURRENT_SIZES = {"layers": 1, "input_size": 0, "bidirectional": 0, **_LIBRARY}
 _EAGER = {"score_passes": 0, "hidden_passes": 0, "activation_passes": 0}
 _NETWORK = ("layers", "hidden", "heads", "vocabulary", "sequence_length")
 
