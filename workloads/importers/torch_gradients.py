@@ -230,12 +230,13 @@ def _grouped_weights(call: Call) -> list[dict] | None:
 
 
 def attention_mask(row: dict, mask: Operand) -> dict:
-    """`row` of the gradients of fused attention, which also sums those of the scores into that of the mask."""
-    pairs = row["batch"] * row["m"] * row["k"]
-    return row | {
-        "vector_flops": row["vector_flops"] + pairs,
-        "output_bytes": row["output_bytes"] + mask.elements * mask.item_bytes,
-    }
+    """The gradient of a mask (a bias of the scores), after `row` of the others: sums of the gradients of the scores."""
+    phase = "weight-gradient" if mask.weight else "input-gradient"
+    return {
+        "op": f"mask, {phase.replace('-', ' ')}", "kind": "elementwise", "phase": phase,
+        **types_of(mask).columns, "vector_flops": row["batch"] * row["m"] * row["k"],
+        "output_bytes": _written(mask), "after": (0,), "_derived": True,
+    }  # fmt: skip
 
 
 RULES: dict[str, Callable[[Call], list[dict]]] = {

@@ -64,18 +64,27 @@ def from_torch(
     parameter counts once, with the first operator that reads it; one that none reads is added to a row nearby
     (warning `UnreadParameters`).
 
-    `training`: forward rows followed by their gradients (`workloads.training`), those alone that autograd would
-    compute: whether a row's input and weights need one is asked of the tensors. The steps of a loop or recurrence
-    count alike, also the first, whose state may need none. The module's own mode (dropout) is kept. `optimiser`:
-    also the update ("sgd", "adam"). `sequences`, `tokens`: of the trace, by default those of its first recurrence
-    or attention, else of the first input. `fold=False`: one row an operator, layers unfolded. `strict`: an
-    operator without a cost is an error, otherwise a warning (`UncostedOperator`) and a row of kind "copy" with its
-    bytes.
+    `training`: autograd runs on the fake tensors, from the loss where there is one (a result named `loss`, or single
+    numbers), else from every floating result that needs a gradient, and each operator it executes is a row:
+    sums where a tensor is read twice or a bias was broadcast, casts of autocast, copies into `.grad`. A row carries
+    the path of the module whose gradient it makes; its phase is "weight-gradient" where the result goes into
+    parameters alone, else "input-gradient" ("recompute": a checkpoint runs a part again). Two whole-module rules
+    remain, for what is recorded as a whole: the gradients of nn.LSTM, GRU, RNN and their cells are
+    the builder's (`workloads.training`), those of scaled_dot_product_attention one row of five products for
+    two. In these every step counts alike, also the first, whose state may need no gradient. `saved_bytes` is
+    what autograd keeps: each storage once, parameters and buffers apart, with the row that first kept
+    it (of recurrences, and for what a checkpoint makes again, as the rule says). The module's own mode (dropout) is
+    kept. `optimiser`: also the update of the parameters that have a gradient ("sgd", "adam").
+
+    `sequences`, `tokens`: of the trace, by default those of its first recurrence or attention, else of the first
+    input. `fold=False`: one row an operator, layers unfolded. `strict`: an operator without a cost, forward or
+    backward, is an error, otherwise a warning (`UncostedOperator`) and a row of kind "copy" with its bytes.
 
     Not seen: kernels PyTorch does not know of, dropout between the layers of nn.LSTM, what depends on values.
 
-    Raises `TraceError`: torch is missing, not a module, a forward pass that fails (names the module path and the
-    reason: wrong shapes, values needed), no operator found, an unknown operator when `strict`, an unknown optimiser.
+    Raises `TraceError`: torch is missing, not a module, a forward or backward pass that fails (names the module path
+    and the reason: wrong shapes, values needed), no operator found, an unknown operator when `strict`, an unknown
+    optimiser.
     """
     where = "from_torch"
     check_flags(where, training=training, strict=strict, fold=fold)

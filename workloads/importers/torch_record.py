@@ -19,7 +19,7 @@ from workloads.blocks import Types
 from workloads.importers import torch_gradients, torch_rows, torch_tape, torch_whole
 from workloads.importers.fold import Node
 from workloads.importers.torch_rows import DTYPES, Call, Ledger, Operand, Region
-from workloads.importers.torch_tape import Form, Origin, Step, Tape, updated
+from workloads.importers.torch_tape import Form, Origin, Step, Tape, dense_strides, updated
 from workloads.trace import TraceError
 
 #: Integer tensors of the user's own up to this size keep their values (lengths of sequences, sizes).
@@ -44,7 +44,7 @@ class Store:
 
 @dataclass
 class Found:
-    """What a run left: its operators, the parameters, what had no cost, where sequences were seen, whether it trains."""
+    """What a run left: operators, parameters, what had no cost, where sequences were seen, whether it trains."""
 
     nodes: list[Node]
     ledgers: list[Ledger]
@@ -85,7 +85,7 @@ def record(module, args: tuple, kwargs: dict, training: bool, optimiser: str | N
         except Exception as error:
             with suppress(AttributeError):
                 error.rooftrace_path = recorder.path
-                error.rooftrace_pass = "backward" if recorder.backward else "forward"
+                error.rooftrace_pass = "backward" if recorder.tape and recorder.tape.running else "forward"
             raise
         if trains:
             recorder.tape.settle(optimiser)
@@ -325,7 +325,7 @@ class _Recorder:
             origin = self.tape.begin()
             makers = self.tape.waits(read)
             if rows:
-                deps, site = self.tape.note(rows, read, name, origin)
+                deps, site = self.tape.note(rows, read, written, name, origin)
                 number = self.add(rows, deps, site, origin.path)
         else:
             makers = deps = {w for tensor in read for w in self.store(tensor).writers}
@@ -512,7 +512,7 @@ class _Recorder:
         return padded, torch.tensor([sum(size > i for size in sizes) for i in range(sizes[0])])
 
     def moved(self, op: str, source, shape: tuple):
-        """A copy of what `source` holds beside its padding into a tensor of `shape`; its gradient goes the other way."""
+        """A copy of `source`, but for its padding, into a tensor of `shape`; its gradient goes the other way."""
         types, size = torch_rows.types_of(self.operand(source)), source.element_size()
         before, after = source.numel() * size, math.prod(shape) * size
         row = {"op": op, "kind": "copy", **types.columns, "input_bytes": min(before, after), "output_bytes": after}
@@ -537,11 +537,9 @@ class _Recorder:
         plan = {}
 
         def make():
-            turned = shape if len(shape) < 4 else (*shape[:-3], shape[-2], shape[-3], shape[-1])
-            strides = list(_strides(turned))
-            if len(shape) > 3:
-                strides[-2], strides[-3] = strides[-3], strides[-2]
-            out = query.new_empty_strided(shape, strides, dtype=cast or query.dtype)
+            # the fused kernels lay their result out as the query, else with the heads side by side
+            order = query.stride() if shape == tuple(query.shape) else _heads_inside(shape)
+            out = query.new_empty_strided(shape, dense_strides(shape, order), dtype=cast or query.dtype)
             q, k, v = (self.operand(t) for t in (query, key, value))
             q.shape = (*shape[:-1], query.shape[-1])
             if cast:
@@ -559,13 +557,16 @@ class _Recorder:
             return [*read, *results, query.new_empty(row["batch"] * row["m"], dtype=torch.float32)]
 
         def gradients(needs):
-            rows = plan["whole"].backward if plan["rows"] else []
-            if needs[3:] == (True,):
-                rows = [torch_gradients.attention_mask(row, self.operand(attn_mask)) for row in rows]
-            return [dict(row) for row in rows]
+            rows = [dict(row) for row in plan["whole"].backward] if plan["rows"] else []
+            if rows and needs[3:] == (True,):
+                rows.append(torch_gradients.attention_mask(rows[0], self.operand(attn_mask)))
+            return rows
 
         (out,), form = self.whole(make, keeps, gradients, read)
         self.sizes.append((math.prod(shape[:-3]), shape[-2]))
+        for row in plan["rows"] if attn_mask is not None else ():
+            if region := self.operand(attn_mask).weight:  # a trained bias of the scores
+                row |= {"parameters": region.claim(), "_weights": (region.ledger.name,)}
         self.note_whole(form, plan["rows"], read, [out])
         return out
 
@@ -579,6 +580,8 @@ class _Recorder:
             return (self.tape.apply(form, read) if self.tape and learns else make()), form
 
     def note_whole(self, form: Form, rows: list[dict], read: list, written: list) -> None:
+        if not form.kept:
+            rows = [row | {"_saved": 0} for row in rows]
         form.origin.node = self.note(rows, read, written)
 
     def weights(self, tensors: list) -> tuple[bool, tuple]:
@@ -764,13 +767,12 @@ def _results(result) -> tuple[list[int], list]:
     return [slot for slot, _ in found], [tensor for _, tensor in found]
 
 
-def _strides(shape) -> tuple[int, ...]:
-    """Strides of a contiguous tensor."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(1, size)
-    return tuple(reversed(strides))
+def _heads_inside(shape) -> tuple[int, ...]:
+    """An order of dimensions, as strides: (..., heads, queries, size) with the queries outside the heads."""
+    order = list(range(len(shape), 0, -1))
+    if len(shape) > 3:
+        order[-2], order[-3] = order[-3], order[-2]
+    return tuple(order)
 
 
 def _ruled(row: dict, makes: tuple[int, ...]) -> dict:

@@ -42,12 +42,16 @@ class Step:
 
 @dataclass
 class Form:
-    """Something recorded as a whole: its results, which tensors it keeps, and the rows of its gradients."""
+    """Something recorded as a whole: its results, which tensors it keeps, and the rows of its gradients.
+
+    `kept`: whether it keeps anything (not where a checkpoint will run it again).
+    """
 
     make: Callable[[], list]
     keeps: Callable[[list], list]
     gradients: Callable[[Sequence[bool]], list[dict]]
     origin: Origin = field(default_factory=lambda: Origin("", None))
+    kept: bool = True
 
 
 class _Held:
@@ -68,6 +72,7 @@ class Tape:
         self.held: list[tuple[weakref.ref, int]] = []
         self.steps: dict[int, Step] = {}
         self.seeds: set[int] = set()
+        self.again: set[int] = set()
         self.running = False
         self.first = 0
         self.turn, self.key = 0, None
@@ -77,7 +82,7 @@ class Tape:
     # -- the forward pass ------------------------------------------------------------------------
 
     def enter(self, path: str, site: Callable[[], int]) -> Origin | None:
-        """The origin of the node made for the operator that is about to run; None where it has been seen or none was made.
+        """The origin of the node made for the operator that is about to run; None where none was made, or is known.
 
         Autograd makes the node, and numbers it, just before the operator reaches the recorder.
         """
@@ -119,7 +124,9 @@ class Tape:
 
     def apply(self, form: Form, tensors: list) -> list:
         """The results of `form` as one node of autograd's graph."""
+        held = len(self.held)
         results = _whole().apply(self, form, *tensors)
+        form.kept = self.running or len(self.held) > held
         return [results] if not isinstance(results, tuple) else list(results)
 
     # -- the backward pass -----------------------------------------------------------------------
@@ -170,13 +177,14 @@ class Tape:
         self.last = origin
         return origin
 
-    def site(self, origin: Origin, name: str, row: dict) -> int:
+    def site(self, origin: Origin, name: str, row: dict, written: Iterable = ()) -> int:
         """A number for the place in the program: that of the forward operator, and which of the equal ones of its node.
 
         Sums of gradients come after any operator, in some steps of a loop and not in others, so they may not count
         for the others.
         """
-        work = (name, *(row.get(c) for c in ("op", "m", "n", "k", "input_bytes", "output_bytes")))
+        sizes = (row.get(c) for c in ("op", "m", "n", "k", "input_bytes", "output_bytes"))
+        work = (name, *sizes, *(tuple(tensor.shape) for tensor in written))
         self.alike[work] = self.alike.get(work, 0) + 1
         return hash((origin.site, "backward", work, self.alike[work]))
 
@@ -192,43 +200,54 @@ class Tape:
             found |= {w for w in store.writers if w >= start}
         return found
 
-    def note(self, rows: list[dict], read: list, name: str, origin: Origin) -> tuple[set[int], int]:
+    def note(self, rows: list[dict], read: list, written: list, name: str, origin: Origin) -> tuple[set[int], int]:
         """What a new node of the backward pass waits for, and its place; its rows get theirs."""
         number = len(self.recorder.nodes)
         reads = self.waits(read)
+        self.keep_again(read)
         self.steps[number] = Step(origin, self.turn, name, reads)
         for row in rows:
             row.setdefault("phase", "input-gradient")
             row["_of"] = origin.site
-        return self.or_last(reads), self.site(origin, name, rows[0])
+        return self.or_last(reads), self.site(origin, name, rows[0], written)
 
     def repeated(self, rows: list[dict], reads: set[int]) -> set[int]:
         """What a node waits for that repeats a part of the forward pass: the gradient that made it necessary."""
+        self.again.add(len(self.recorder.nodes))
         for row in rows:
             row["phase"] = "recompute"
             row["op"] = f"{row['op']}, recompute"
         back = {n for n in reads if n >= self.first}
         return reads | (back or self.or_last(set()))
 
+    def keep_again(self, read: Iterable) -> None:
+        """Charge what gradients read of a repeated part to the row that made it again; autograd keeps it until then."""
+        for tensor in read:
+            store = self.recorder.store(tensor)
+            if not store.lasting and store.writers & self.again:
+                store.lasting = True  # counted
+                row = self.recorder.nodes[min(store.writers & self.again)].rows[0]
+                row["_saved"] = row.get("_saved", 0) + store.storage.nbytes()
+
     def or_last(self, reads: set[int]) -> set[int]:
         """What makes constants waits for the operator before it: the forward pass has to be over."""
         last = len(self.recorder.nodes) - 1
         return reads or ({last} if last >= self.first else set())
 
-    def whole(self, form: Form, gradients: list, needs: Sequence[bool]) -> list:
-        """Note the gradients of `form` by its rule; empty tensors for those of what it read."""
+    def whole(self, form: Form, read: list, needs: Sequence[bool]) -> tuple[set[int], set[int]]:
+        """Note the gradients of `form` by its rule, from what they read: nodes of those of inputs, of weights."""
         recorder = self.recorder
-        origin = self.begin()
-        given = [g for g in gradients if g is not None]
+        origin, ready = self.begin(), self.waits(read)
+        self.keep_again(read)
         numbers: dict[int, int] = {}
         awaited: set[int] = set()
         rows = form.gradients(needs)
         for i, row in enumerate(rows):
             inside = {numbers[a] for a in row.pop("after", ())}
             awaited |= {a for a in inside if row["phase"] == "input-gradient"}
-            numbers[i] = recorder.emit(row, inside or self.waits(given), origin)
+            numbers[i] = recorder.emit(row, inside or ready, origin)
         made = {n for i, n in numbers.items() if rows[i]["phase"] == "input-gradient"}
-        inputs = (made - awaited) or self.waits(given)
+        inputs = (made - awaited) or ready
         weights = {n for i, n in numbers.items() if rows[i]["phase"] == "weight-gradient"}
         return inputs, weights
 
@@ -282,13 +301,18 @@ class Tape:
 
     def hold(self, name: str, nodes: set[int], phase: Mapping[int, str]) -> None:
         """Say of which row's results the gradient of a parameter remains; sums are made into the first of them."""
-        number = max(nodes, default=-1)
-        while number in self.steps and self.steps[number].name == "add" and phase[number] == "weight-gradient":
-            number = min(self.steps[number].reads, default=-1)
-        if number not in self.steps:
-            return
-        row, gradient = self.recorder.nodes[number].rows[0], self.recorder.parameters[name].grad
-        row["_held"] = row.get("_held", 0) + gradient.numel() * gradient.element_size()
+        gradient = self.recorder.parameters[name].grad
+        size, number = gradient.numel() * gradient.element_size(), max(nodes, default=-1)
+
+        def writes(number) -> int:
+            return self.recorder.nodes[number].rows[0]["output_bytes"]
+
+        while number in self.steps and writes(number) < size:
+            reads = (n for n in self.steps[number].reads if phase.get(n) == "weight-gradient")
+            number = min(reads, default=-1)
+        if number in self.steps:
+            row = self.recorder.nodes[number].rows[0]
+            row["_held"] = row.get("_held", 0) + size
 
     def update(self, optimiser: str, writers: Mapping[str, set[int]]) -> None:
         """A row for each forward row that was the first to read a parameter with a gradient."""
@@ -344,24 +368,33 @@ def _whole():
             tape.origins[_number()] = form.origin
             results = form.make()
             ctx.save_for_backward(*form.keeps(results))
-            ctx.sizes = [(t.shape, t.dtype) for t in tensors]
+            ctx.sizes = [(t.shape, dense_strides(t.shape, t.stride()), t.dtype) for t in tensors]
             ctx.weighs = [tape.recorder.store(t).weight is not None for t in tensors]
             return tuple(results) if len(results) > 1 else results[0]
 
         @staticmethod
         def backward(ctx, *gradients):
             needs = ctx.needs_input_grad[2:]
-            inputs, weights = ctx.tape.whole(ctx.form, gradients, needs)
-            like = next(t for t in (*gradients, *ctx.saved_tensors) if t is not None)
+            read = [g for g in gradients if g is not None] + list(ctx.saved_tensors)
+            inputs, weights = ctx.tape.whole(ctx.form, read, needs)
             made = []
             with ctx.tape.recorder.pause():
-                for (shape, dtype), weighs, need in zip(ctx.sizes, ctx.weighs, needs, strict=True):
-                    made.append(like.new_empty(shape, dtype=dtype) if need else None)
+                for (shape, strides, dtype), weighs, need in zip(ctx.sizes, ctx.weighs, needs, strict=True):
+                    made.append(read[0].new_empty_strided(shape, strides, dtype=dtype) if need else None)
                     if need:
-                        ctx.tape.recorder.store(made[-1]).writers = set(weights if weighs else inputs)
+                        ctx.tape.recorder.store(made[-1]).writers = set((weighs and weights) or inputs)
             return None, None, *made
 
     return Whole
+
+
+def dense_strides(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+    """Strides without gaps for `shape`, its dimensions nested as the strides `order` say."""
+    strides, step = [0] * len(shape), 1
+    for dim in sorted(range(len(shape)), key=lambda d: (order[d], -d)):
+        strides[dim] = step
+        step *= max(1, shape[dim])
+    return tuple(strides)
 
 
 # -- where the backward pass starts ------------------------------------------------------------------
