@@ -558,8 +558,10 @@ class _Recorder:
 
         def gradients(needs):
             rows = [dict(row) for row in plan["whole"].backward] if plan["rows"] else []
-            if rows and needs[3:] == (True,):
-                rows.append(torch_gradients.attention_mask(rows[0], self.operand(attn_mask)))
+            if rows and attn_mask is not None:
+                mask = self.operand(attn_mask)
+                rows[0]["output_bytes"] -= mask.bytes  # read again, as all of the forward row's input, but not written
+                rows += [torch_gradients.attention_mask(rows[0], mask)] * needs[3]
             return rows
 
         (out,), form = self.whole(make, keeps, gradients, read)
