@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from decimal import Decimal, InvalidOperation
 
 from reports import export
 from reports.sources import TRACE_SUFFIXES
@@ -37,8 +38,21 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+#: Whole numbers at the command line stay below it; sizes are multiplied and have to fit 64 bits.
+MOST = 10**18
+
+
+def _is_huge(text: str) -> bool:
+    try:
+        return text[-1:].isdigit() and Decimal(text) >= MOST
+    except InvalidOperation:
+        return False
+
+
 def _whole(least: int):
     def parse(text: str) -> int:
+        if _is_huge(text):
+            raise argparse.ArgumentTypeError(f"is too large (must be below {MOST:.0e}), got {text!r}")
         if not re.fullmatch(r"[+-]?\d{1,18}", text) or int(text) < least:
             raise argparse.ArgumentTypeError(f"must be a whole number of {least} or more, got {text!r}")
         return int(text)
