@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 
 from reports import export
 from reports.sources import TRACE_SUFFIXES
@@ -38,10 +39,23 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+#: Whole numbers at the command line stay below it; sizes are multiplied and have to fit 64 bits.
+MOST = 10**18
+
+
+def _is_huge(text: str) -> bool:
+    try:
+        return text[-1:].isdigit() and Decimal(text) >= MOST
+    except InvalidOperation:
+        return False
+
+
 def whole(least: int):
     """Reads a whole number of at least `least`."""
 
     def parse(text: str) -> int:
+        if _is_huge(text):
+            raise argparse.ArgumentTypeError(f"is too large (must be below {MOST:.0e}), got {text!r}")
         if not re.fullmatch(r"[+-]?\d{1,18}", text) or int(text) < least:
             raise argparse.ArgumentTypeError(f"must be a whole number of {least} or more, got {text!r}")
         return int(text)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from reports.arguments import ReportError
 from reports.sources import Source, kind_of, read
 from reports.units import parse_field
 from simulator import Accelerator, load_accelerator, preset
-from workloads import Trace, network, network_info
+from workloads import Trace, TraceError, network, network_info
 from workloads.trace import element_bytes, nearest
 
 CHIP_SUFFIXES = (".toml",)
@@ -37,7 +38,7 @@ class Workload:
             setting = next(iter(self.settings))
             raise ReportError(f"{setting} applies to a network by name; {self.name} states its own")
         if not self.is_file:
-            info = network_info(self.name)
+            info = _known(self.name)
             for setting, value in self.settings.items():
                 if setting not in info.settings:
                     raise ReportError(f"{self.name}: unknown setting {setting!r}{nearest(setting, info.settings)}")
@@ -94,6 +95,16 @@ class Workload:
                 f"choose one it has with --dtype: {', '.join(chip.dtypes)}"
             )
         return self.trace(**more, dtype=other), f"{self.name} runs in {other} on {chip.name}, which has no {own}"
+
+
+def _known(name: str):
+    """What is known of a network by name. Raises `TraceError` for an unknown one, `ReportError` for a folder."""
+    try:
+        return network_info(name)
+    except TraceError:
+        if Path(name).is_dir():
+            raise ReportError(f"{name} is a folder, not a network: name a file in it") from None
+        raise
 
 
 def substitute(dtype: str, available: Sequence[str]) -> str | None:

@@ -190,6 +190,60 @@ def test_training_is_the_real_backward_pass():
     assert trace.total_matrix_flops == counter.get_total_flops() + 2 * (2 * B * 12 * L * L * 64)
 
 
+def backward_counted(module, **inputs):
+    """FLOP of PyTorch's counter over the forward and the real backward pass from every result."""
+    with FlopCounterMode(display=False) as counter:
+        results = module(**inputs).to_tuple()
+        leaves = [t for t in results if isinstance(t, torch.Tensor) and t.requires_grad]
+        torch.autograd.backward(leaves, [torch.empty_like(t) for t in leaves])
+    return counter.get_total_flops()
+
+
+@every_network
+def test_training_flop_are_pytorchs_over_the_real_backward_pass(name):
+    """Three differences, all known: fused attention does 2.5 times its forward products backward where autograd, which
+    keeps the scores on meta, does 2; a causal mask hides pairs three times; and PyTorch's counter takes the weight
+    gradient of a grouped convolution for a full one, so Mamba's (one group a channel) 1536 times.
+    """
+    build, inputs, hidden = NETWORKS[name]
+    module = on_meta(build).train()
+    trace = from_torch(module, training=True, strict=True, **inputs())
+    fused = sum(r["matrix_flops"] * r["repeats"] for r in trace.rows() if r["kind"] == "attention" and is_forward(r))
+    width, taps, length = 1536, 4, 16
+    grouped = 2 * (width - 1) * 2 * B * (length + taps - 1) * width * taps if name == "mamba" else 0
+    assert trace.total_matrix_flops == backward_counted(module, **inputs()) + fused // 2 - 3 * hidden - grouped
+
+
+def is_forward(row):
+    return row["phase"] == "forward"
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "t5", "whisper"])
+def test_training_folds_and_changes_no_total(name):
+    """Also what is kept, and one gradient for each parameter that has one (Whisper's sines are frozen)."""
+    build, inputs, _ = NETWORKS[name]
+    module = on_meta(build).train()
+    folded, unfolded = (from_torch(module, training=True, optimiser="adam", fold=f, **inputs()) for f in (True, False))
+    assert len(folded) < len(unfolded) / 2
+    for total in ("total_flops", "total_matrix_flops", "total_parameters", "total_bytes"):
+        assert getattr(folded, total) == getattr(unfolded, total)
+    assert folded.bytes_by_role() == unfolded.bytes_by_role()
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    assert folded.footprint()["gradients"] == unfolded.footprint()["gradients"] == 4 * trained
+    assert folded.footprint()["optimiser"] == 8 * trained
+    assert folded.footprint()["saved"] == pytest.approx(unfolded.footprint()["saved"], rel=1e-6)  # rounded up by row
+
+
+def test_rows_of_a_training_step_do_not_grow_with_the_layers():
+    few, many = (
+        from_torch(on_meta(lambda n=n: llama(n)).train(), input_ids=ids(), training=True, optimiser="adam")
+        for n in (4, 8)
+    )
+    assert len(few) == len(many)
+    stacked = {r["layer"] for r in many.rows() if r["phase"] == "weight-gradient" and "layers" in r["layer"]}
+    assert stacked == {"model.layers.0-7"}
+
+
 def test_experts_count_the_rows_they_are_given():
     """Two of four experts see each token: rows of all experts together are known, who gets which is not."""
     config = transformers.MixtralConfig(

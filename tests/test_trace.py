@@ -16,6 +16,7 @@ from strategies import traces
 
 from workloads.blocks import elementwise, linear, matmul, softmax
 from workloads.recurrent import lstm
+from workloads.schema import AssumedSizes
 from workloads.trace import SCHEMA, SCHEMA_VERSION, Trace, TraceError, concatenate, element_bytes, tensor_bytes
 from workloads.training import training
 
@@ -597,7 +598,8 @@ def test_csv_by_hand(tmp_path):
         "\n"
         "a, relu, elementwise, , , , , , 1e3, 32\n"
     )
-    trace = Trace.load(path)
+    with pytest.warns(AssumedSizes, match=r"hand\.csv: does not state sequences and tokens .*: 1 is assumed"):
+        trace = Trace.load(path)
     assert trace.name == "hand"
     assert trace.input_bytes.tolist() == [192, 1000]
     assert trace.vector_flops.tolist() == [0, 32]
@@ -609,13 +611,30 @@ def test_csv_by_hand(tmp_path):
 def test_csv_may_say_that_a_row_waits_for_nothing(tmp_path):
     path = tmp_path / "hand.csv"
     path.write_text("layer,op,kind,input_bytes,after\na,x,copy,4,\na,y,copy,4,\na,z,copy,4,0;1\n", encoding="utf-8-sig")
-    assert Trace.load(path).after == ((), (), (0, 1))
+    with pytest.warns(AssumedSizes):
+        assert Trace.load(path).after == ((), (), (0, 1))
 
 
 def test_json_by_hand(tmp_path):
     path = tmp_path / "hand.json"
-    path.write_text(json.dumps({"ops": [{"layer": "a", "op": "x", "kind": "copy", "input_bytes": 4}]}))
-    assert Trace.load(path).rows()[0]["input_bytes"] == 4
+    ops = [{"layer": "a", "op": "x", "kind": "copy", "input_bytes": 4}]
+    path.write_text(json.dumps({"sequences": 2, "ops": ops}))
+    with pytest.warns(AssumedSizes, match=r"hand\.json: does not state tokens: 1 is assumed"):
+        trace = Trace.load(path)
+    assert (trace.rows()[0]["input_bytes"], trace.sequences, trace.tokens) == (4, 2, 1)
+    path.write_text(json.dumps({"sequences": 2, "tokens": 3, "ops": ops}))
+    assert Trace.load(path).tokens == 3
+
+
+@pytest.mark.parametrize("column", ["dtype", "weight_bytes", "after"])
+def test_a_json_of_ours_that_lost_a_column_names_it(tmp_path, column):
+    """What a table by hand may leave out, a file that `save` wrote has: gone, it is no default but damage."""
+    path = Trace.from_rows([product(), relu()]).save(tmp_path / "ours.json")
+    document = json.loads(path.read_text())
+    del document["ops"][1][column]
+    path.write_text(json.dumps(document))
+    with pytest.raises(TraceError, match=rf"ours\.json: row 1: column '{column}' is missing"):
+        Trace.load(path)
 
 
 HEADER = "layer,op,kind,batch,m,n,k,matrix_flops,input_bytes\n"

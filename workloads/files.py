@@ -16,6 +16,9 @@ from typing import NamedTuple
 
 from workloads.schema import SCHEMA, SCHEMA_VERSION, TraceError, nearest
 
+#: What a json of ours calls itself, and the first line of a csv of ours begins with.
+FORMAT = "rooftrace-trace"
+
 
 def form_of(path: Path) -> str:
     """ "csv", "json" or "parquet", by suffix. Raises `TraceError` for another."""
@@ -101,7 +104,7 @@ def _check_version(meta: Mapping, path: Path) -> None:
 def _to_json(rows: Sequence[Mapping], meta: Mapping) -> str:
     ops = ",\n  ".join(json.dumps(row) for row in rows)
     head = json.dumps(meta)[1:-1]
-    return f'{{"format": "rooftrace-trace", {head}, "ops": [\n  {ops}\n]}}\n'
+    return f'{{"format": "{FORMAT}", {head}, "ops": [\n  {ops}\n]}}\n'
 
 
 def _from_json(text: str, path: Path) -> tuple[list[dict], dict]:
@@ -115,6 +118,10 @@ def _from_json(text: str, path: Path) -> tuple[list[dict], dict]:
     for number, row in enumerate(document["ops"]):
         if not isinstance(row, dict):
             raise TraceError(f"{path}: row {number}: an object is expected, got {row!r}")
+        if document.get("format") == FORMAT:  # written by us: every column is there unless somebody lost it
+            missing = [name for name in SCHEMA if name not in row]
+            if missing and row.keys() <= SCHEMA.keys():  # else the trace names the unknown one
+                raise TraceError(f"{path}: row {number}: column {missing[0]!r} is missing")
     return document["ops"], document
 
 
@@ -126,7 +133,7 @@ KEPT_EMPTY = ("after", "layer", "op", "kind")
 
 def _to_csv(rows: Sequence[Mapping], meta: Mapping) -> str:
     out = io.StringIO()
-    out.write(f"# rooftrace-trace {json.dumps(meta)}\n")
+    out.write(f"# {FORMAT} {json.dumps(meta)}\n")
     writer = csv.DictWriter(out, fieldnames=list(SCHEMA), lineterminator="\n")
     writer.writeheader()
     for row in rows:
@@ -158,7 +165,7 @@ def _from_csv(text: str, path: Path) -> tuple[list[dict], dict]:
 
 def _comment(line: str, path: Path) -> dict:
     """The metadata in the first line of a csv, empty for somebody else's comment."""
-    found = re.match(r"#\s*rooftrace-trace\b(.*)", line)
+    found = re.match(rf"#\s*{FORMAT}\b(.*)", line)
     try:
         meta = json.loads(found.group(1)) if found else {}
     except ValueError as error:

@@ -44,6 +44,10 @@ class TraceError(ValueError):
     """A trace that cannot be costed: the message names source, row, column and value."""
 
 
+class AssumedSizes(UserWarning):
+    """A file does not say how many sequences and positions its trace processes: one of each is assumed."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column of the trace: its kind of value, unit, default (None: required) and meaning."""

@@ -8,6 +8,7 @@ the depth of the network. `SCHEMA` is the glossary: each column with its unit, d
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ from workloads.schema import (
     SCHEMA,
     SCHEMA_VERSION,
     TRAFFIC,
+    AssumedSizes,
     Column,
     TraceError,
     element_bytes,
@@ -432,18 +434,27 @@ class Trace:
     def load(cls, path) -> Trace:
         """Read what `save` wrote, or a table made by hand with the same columns.
 
-        A csv may leave out the comment line with the metadata and any column that has a default.
-        Raises `TraceError` naming file, row (counted from 0), column and value.
+        A table made by hand may leave out any column that has a default, a csv also the comment line with the
+        metadata: one sequence of one position is then assumed, with a warning (`AssumedSizes`). Raises `TraceError`
+        naming file, row (counted from 0), column and value.
         """
         path = Path(path)
         form = files.form_of(path)
         if form == "parquet":
-            return cls.from_frame(files.read_parquet(path), source=str(path))
-        rows, meta = files.FORMS[form].read(files.load_text(path), path)
-        meta = {"name": str(meta.get("name", path.name.split(".")[0]))} | {
-            key: meta[key] for key in ("sequences", "tokens") if key in meta
-        }
-        return cls.from_rows(rows, **meta, source=str(path))
+            frame = files.read_parquet(path)
+            trace, meta = cls.from_frame(frame, source=str(path)), frame.attrs
+        else:
+            rows, meta = files.FORMS[form].read(files.load_text(path), path)
+            sizes = {key: meta[key] for key in ("sequences", "tokens") if key in meta}
+            name = str(meta.get("name", path.name.split(".")[0]))
+            trace = cls.from_rows(rows, name=name, **sizes, source=str(path))
+        absent = [key for key in ("sequences", "tokens") if key not in meta]
+        if absent:
+            where = f' (first line: # {files.FORMAT} {{"sequences": 8, "tokens": 128}})' if form == "csv" else ""
+            warnings.warn(
+                f"{path}: does not state {' and '.join(absent)}{where}: 1 is assumed", AssumedSizes, stacklevel=2
+            )
+        return trace
 
 
 def concatenate(traces: Sequence[Trace], name: str | None = None, parallel: bool = False) -> Trace:

@@ -111,11 +111,26 @@ def training(
     )
 
 
+def update_row(row: dict, optimiser: str) -> dict:
+    """The update of the parameters of one forward row, for importers that record gradients themselves.
+
+    Raises `TraceError` for an unknown optimiser.
+    """
+    check_optimiser(optimiser)
+    plan = _Backward(_Graph([]), OPTIMISERS[optimiser], False, None, None)
+    return _common(row, "update") | {"kind": "elementwise"} | plan.update_of(row)
+
+
+def check_optimiser(optimiser: str) -> None:
+    """Raise `TraceError` naming the nearest unless it is in `OPTIMISERS`."""
+    if optimiser not in OPTIMISERS:
+        raise TraceError(f"training: unknown optimiser {optimiser!r}{nearest(optimiser, OPTIMISERS)}")
+
+
 def _check(trace, optimiser, recompute, input_gradients, master_weights, gradient_dtype) -> None:
     if not isinstance(trace, Trace):
         raise TraceError(f"training: a Trace is expected, got {type(trace).__name__}")
-    if optimiser not in OPTIMISERS:
-        raise TraceError(f"training: unknown optimiser {optimiser!r}{nearest(optimiser, OPTIMISERS)}")
+    check_optimiser(optimiser)
     for name, value in (("recompute", recompute), ("input_gradients", input_gradients)):
         if not isinstance(value, bool):
             raise TraceError(f"training: {name} must be True or False, got {value!r}")

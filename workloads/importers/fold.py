@@ -5,7 +5,8 @@ program, again and again. `fold_layers` finds stacks: neighbouring modules that 
 and do the same work. Neither knows where the operators came from.
 
 Rows are plain mappings with the columns of the trace and some of their own, which begin with "_": `_path` (module
-path, a tuple), `_block` (how many of its parts name the layer), `_weights` (names of the parameters read).
+path, a tuple), `_block` (how many of its parts name the layer), `_weights` (names of the parameters read); `_saved`
+and `_held` are bytes of all runs (kept for the backward pass; gradients that remain) and add up.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from itertools import pairwise
 
 #: Longest group of layers that takes turns (local and global attention, say) and is still found.
 LONGEST_PERIOD = 8
+
+#: Entries of a row that are of all its runs together.
+_AMOUNTS = ("_saved", "_held")
 
 
 @dataclass
@@ -133,14 +137,11 @@ def _renumbered(nodes, merged: dict[int, int], counts: dict) -> list[Node]:
 
 
 def _take_parameters(node: Node, other: Node) -> None:
-    """Add what another step was the first to read (positions of a table, taken one by one)."""
+    """Add what another step was the first to read (positions of a table, taken one by one), what it keeps and holds."""
     for row, again in zip(node.rows, other.rows, strict=True):
-        if again.get("parameters"):
-            row["parameters"] = row.get("parameters", 0) + again["parameters"]
-        for flag in ("_input_grad", "_weight_grad"):
-            row[flag] = row.get(flag, False) or again.get(flag, False)
-        if "_operand_grads" in row:
-            row["_operand_grads"] = tuple(map(max, row["_operand_grads"], again["_operand_grads"]))
+        for amount in ("parameters", *_AMOUNTS):
+            if again.get(amount):
+                row[amount] = row.get(amount, 0) + again[amount]
 
 
 def flat(nodes: Sequence[Node]) -> list[dict]:
@@ -170,14 +171,14 @@ def _counts(row: dict, node: Node) -> dict:
 # -- stacks ------------------------------------------------------------------------------------------
 
 
-def fold_layers(rows: list[dict], flags: Sequence[str] = ()) -> list[dict]:
+def fold_layers(rows: list[dict]) -> list[dict]:
     """Rows of neighbouring identical layers as the rows of one, with counts; outermost stacks first.
 
-    `flags`: further entries of a row in which the layers must agree.
+    Forward pass, backward pass (where the last layer comes first) and update are stacks of their own.
     """
     depth = 0
     while depth < max(len(row["_path"]) for row in rows):
-        rows = _fold_depth(rows, depth, flags)
+        rows = _fold_depth(rows, depth)
         depth += 1
     return rows
 
@@ -198,7 +199,7 @@ def _segments(rows: list[dict], depth: int) -> list[_Segment]:
         path = row["_path"]
         if len(path) <= depth or not path[depth].isdigit():
             continue
-        here = path[: depth + 1]
+        here = (*path[: depth + 1], _pass(row))
         if here != current:
             found.append(_Segment(path[:depth], i, i + 1))
             current = here
@@ -206,9 +207,15 @@ def _segments(rows: list[dict], depth: int) -> list[_Segment]:
     return found
 
 
-def _fold_depth(rows: list[dict], depth: int, flags) -> list[dict]:
+def _pass(row: dict) -> str:
+    """Which of the three passes over the network a row is part of; a layer is recomputed on the way back."""
+    phase = row.get("phase", "forward")
+    return phase if phase in ("forward", "update") else "backward"
+
+
+def _fold_depth(rows: list[dict], depth: int) -> list[dict]:
     segments = _segments(rows, depth)
-    works = _numbered(rows, depth, flags)
+    works = _numbered(rows, depth)
     stacks, j = [], 0
     while j < len(segments):
         best = max((_stack(rows, works, segments, j, q) for q in range(1, LONGEST_PERIOD + 1)), key=_covered)
@@ -223,14 +230,14 @@ def _covered(stack) -> tuple[int, int]:
     return (copies > 1) * copies * period, -taken
 
 
-def _numbered(rows, depth, flags) -> list[tuple]:
+def _numbered(rows, depth) -> list[tuple]:
     """The work of each row with the number at this depth of the path left out."""
     found = []
     for row in rows:
         path = row["_path"]
         if len(path) > depth and path[depth].isdigit():
             path = (*path[:depth], "", *path[depth + 1 :])
-        found.append((path, row.get("parameters", 0), *(row.get(f) for f in flags), _work(row)))
+        found.append((path, row.get("parameters", 0), _work(row)))
     return found
 
 
@@ -326,7 +333,7 @@ def _carried(i: int, row: dict, inside, number) -> set[int]:
 def _copies(row, others, series: bool, depth: int, rows, start, period, copies) -> dict:
     shared = bool(row.get("_weights")) and all(o.get("_weights") == row.get("_weights") for o in others)
     indices = [r["_path"][depth] for r in rows[start : start + copies * period] if _has_number(r, depth)]
-    label = f"{indices[0]}-{indices[-1]}"
+    label = f"{min(indices, key=int)}-{max(indices, key=int)}"
     path = row["_path"]
     if _has_number(row, depth):
         path = (*path[:depth], label, *path[depth + 1 :])
@@ -335,6 +342,7 @@ def _copies(row, others, series: bool, depth: int, rows, start, period, copies) 
         "path_runs": row["path_runs"] * (copies if series else 1),
         "weight_sets": row["weight_sets"] * (1 if shared else copies),
         "_path": path,
+        **{a: sum(o.get(a, 0) for o in others) for a in _AMOUNTS if any(a in o for o in others)},
         "_weights": tuple(w for o in others for w in o.get("_weights", ())),
     }
 

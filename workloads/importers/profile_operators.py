@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from workloads.blocks import Types, elementwise
-from workloads.importers import torch_rows
+from workloads.importers import torch_gradients, torch_rows
 from workloads.importers.profile_events import Event
 from workloads.importers.torch_rows import Call, Ledger, Operand, Region
 from workloads.recurrent import gru, lstm, rnn
@@ -90,10 +90,12 @@ ONE_EACH = frozenset({
     "isfinite", "pow", "clamp_min", "clamp_max", "square", "threshold_backward", "native_dropout_backward",
 })  # fmt: skip
 
-#: Vector FLOP and special operations an element of what only profiles show: gradients, by the definition.
+#: Vector FLOP and special operations an element: gradients as in `torch_gradients`, and what only profiles show.
 GRADIENTS: dict[str, tuple[int, int]] = {
-    "tanh_backward": (3, 0), "sigmoid_backward": (3, 0), "silu_backward": (5, 1), "gelu_backward": (15, 1),
-    "_softmax_backward_data": (4, 0), "_log_softmax_backward_data": (2, 1), "_transform_bias_rescale_qkv": (1, 0),
+    **{name: torch_gradients.POINTWISE[name]
+       for name in ("tanh_backward", "sigmoid_backward", "silu_backward", "gelu_backward")},
+    **{name: torch_gradients.SOFTMAX[name] for name in ("_softmax_backward_data", "_log_softmax_backward_data")},
+    "_transform_bias_rescale_qkv": (1, 0),
 }  # fmt: skip
 
 #: Make a view, allocate or look: no work. Their time is the framework's.

@@ -2,7 +2,8 @@
 
 The module runs on fake tensors, which have shapes but no values, so nothing of its size is allocated or computed.
 `torch_record` notes the operators, `torch_rows` costs them, `fold` makes loops and stacks one row each; here the
-rows get their names and the parameters that no operator reads, and are differentiated when training.
+rows get their names and the parameters that no operator reads. When training, autograd runs on the fake tensors too
+and its operators are recorded in the same way (`torch_tape`, `torch_gradients`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from workloads.blocks import check_counts, check_flags
 from workloads.importers.fold import flat, fold_layers, fold_steps
 from workloads.importers.torch_record import Found, record
 from workloads.importers.torch_rows import Ledger
+from workloads.importers.torch_tape import finished
 from workloads.importers.uncosted import UncostedOperator
 from workloads.trace import Trace, TraceError
-from workloads.training import training as train
+from workloads.training import check_optimiser
 
 #: Rows from one operator of one module beyond which a loop is reported as not folded.
 MANY_ROWS = 64
@@ -24,6 +26,10 @@ MANY_ROWS = 64
 
 class UnreadParameters(UserWarning):
     """Parameters of the module that no operator reads: they are in the trace, but nothing moves them."""
+
+
+class NothingToTrain(UserWarning):
+    """Asked to train a module with parameters to train, none of whose results depends on them."""
 
 
 class UnfoldedLoop(UserWarning):
@@ -58,18 +64,27 @@ def from_torch(
     parameter counts once, with the first operator that reads it; one that none reads is added to a row nearby
     (warning `UnreadParameters`).
 
-    `training`: forward rows followed by their gradients (`workloads.training`), those alone that autograd would
-    compute: whether a row's input and weights need one is asked of the tensors. The steps of a loop or recurrence
-    count alike, also the first, whose state may need none. The module's own mode (dropout) is kept. `optimiser`:
-    also the update ("sgd", "adam"). `sequences`, `tokens`: of the trace, by default those of its first recurrence
-    or attention, else of the first input. `fold=False`: one row an operator, layers unfolded. `strict`: an
-    operator without a cost is an error, otherwise a warning (`UncostedOperator`) and a row of kind "copy" with its
-    bytes.
+    `training`: autograd runs on the fake tensors, from the loss where there is one (a result named `loss`, or single
+    numbers), else from every floating result that needs a gradient, and each operator it executes is a row:
+    sums where a tensor is read twice or a bias was broadcast, casts of autocast, copies into `.grad`. A row carries
+    the path of the module whose gradient it makes; its phase is "weight-gradient" where the result goes into
+    parameters alone, else "input-gradient" ("recompute": a checkpoint runs a part again). Two whole-module rules
+    remain, for what is recorded as a whole: the gradients of nn.LSTM, GRU, RNN and their cells are
+    the builder's (`workloads.training`), those of scaled_dot_product_attention one row of five products for
+    two. In these every step counts alike, also the first, whose state may need no gradient. `saved_bytes` is
+    what autograd keeps: each storage once, parameters and buffers apart, with the row that first kept
+    it (of recurrences, and for what a checkpoint makes again, as the rule says). The module's own mode (dropout) is
+    kept. `optimiser`: also the update of the parameters that have a gradient ("sgd", "adam").
+
+    `sequences`, `tokens`: of the trace, by default those of its first recurrence or attention, else of the first
+    input. `fold=False`: one row an operator, layers unfolded. `strict`: an operator without a cost, forward or
+    backward, is an error, otherwise a warning (`UncostedOperator`) and a row of kind "copy" with its bytes.
 
     Not seen: kernels PyTorch does not know of, dropout between the layers of nn.LSTM, what depends on values.
 
-    Raises `TraceError`: torch is missing, not a module, a forward pass that fails (names the module path and the
-    reason: wrong shapes, values needed), no operator found, an unknown operator when `strict`.
+    Raises `TraceError`: torch is missing, not a module, a forward or backward pass that fails (names the module path
+    and the reason: wrong shapes, values needed), no operator found, an unknown operator when `strict`, an unknown
+    optimiser.
     """
     where = "from_torch"
     check_flags(where, training=training, strict=strict, fold=fold)
@@ -77,19 +92,18 @@ def from_torch(
         if value is not None:
             check_counts(where, **{field: value})
     _check_module(module)
+    if optimiser is not None:
+        check_optimiser(optimiser)
     name = name or type(module).__name__
-    found = _recorded(module, example_inputs, example_kwargs, training, name)
+    found = _recorded(module, example_inputs, example_kwargs, training, optimiser, name)
     _report_uncosted(found, strict, name)
     unread = _settle(found)
-    rows = _rows(found, module, fold, training, name)
+    rows = _rows(found, module, fold, name)
     _report_loops(rows)
-    _name_attention(rows)
     if unread:
         _attach(rows, unread)
     sized = _sizes(found, example_inputs, example_kwargs)
     meta = {"name": name, "sequences": sequences or sized[0], "tokens": tokens or sized[1], "source": name}
-    if training:
-        return _trained(rows, optimiser, meta)
     return Trace.from_rows([_public(row) for row in rows], **meta)
 
 
@@ -108,9 +122,9 @@ def _check_module(module) -> None:
             raise TraceError(f"from_torch: {path}: parameter without a shape; call the lazy module once first")
 
 
-def _recorded(module, args: tuple, kwargs: Mapping, training: bool, name: str) -> Found:
+def _recorded(module, args: tuple, kwargs: Mapping, training: bool, optimiser: str | None, name: str) -> Found:
     try:
-        found = record(module, args, dict(kwargs), training)
+        found = record(module, args, dict(kwargs), training, optimiser)
     except TraceError:
         raise
     except Exception as error:  # whatever user code raises
@@ -119,9 +133,15 @@ def _recorded(module, args: tuple, kwargs: Mapping, training: bool, name: str) -
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         if type(error).__name__ in ("DataDependentOutputException", "DynamicOutputShapeException"):
             reason = f"depends on the values of a tensor, which an import does not have ({reason})"
-        raise TraceError(f"{place}: the forward pass failed: {type(error).__name__}: {reason}") from error
+        which = getattr(error, "rooftrace_pass", "forward")
+        raise TraceError(f"{place}: the {which} pass failed: {type(error).__name__}: {reason}") from error
     if not found.nodes:
         raise TraceError(f"{name}: the forward pass has no operator that moves or computes anything")
+    if training and not found.trains and any(ledger.trained for ledger in found.ledgers):
+        warnings.warn(
+            f"{name}: no floating tensor among the results needs a gradient: there is no backward pass",
+            NothingToTrain, stacklevel=3,
+        )  # fmt: skip
     return found
 
 
@@ -153,23 +173,22 @@ def _settle(found: Found) -> list[Ledger]:
 # -- rows --------------------------------------------------------------------------------------------
 
 
-def _rows(found: Found, module, fold: bool, training: bool, name: str) -> list[dict]:
+def _rows(found: Found, module, fold: bool, name: str) -> list[dict]:
     """The recorded operators as rows with their layers, folded."""
     blocks = {path for path, part in module.named_modules() if any(True for _ in part.children())}
     rows = flat(fold_steps(found.nodes) if fold else found.nodes)
     for row in rows:
         _place(row, blocks)
+    _name_attention(rows)
     if fold:
-        rows = fold_layers(rows, _FLAGS if training else ())
+        rows = fold_layers(rows)
+    finished(rows)
     for row in rows:
         path, depth = row["_path"], row["_block"]
         rest = ".".join(path[depth:])
         row["layer"] = ".".join(path[:depth]) or name
         row["op"] = f"{rest}: {row['op']}" if rest else row["op"]
     return rows
-
-
-_FLAGS = ("_input_grad", "_weight_grad", "_operand_grads")
 
 
 def _place(row: dict, blocks: set[str]) -> None:
@@ -199,19 +218,27 @@ def _report_loops(rows: Sequence[dict]) -> None:
 
 
 def _name_attention(rows: list[dict]) -> None:
-    """Call the product before a softmax "scores" and the one after it "context", where neither has weights."""
+    """Call the product before a softmax "scores" and the one after it "context", where neither has weights.
+
+    Their gradients are called after them.
+    """
     readers: dict[int, list[int]] = {}
-    for i, row in enumerate(rows):
-        for a in row["after"]:
+    ahead = [i for i, row in enumerate(rows) if row.get("phase", "forward") == "forward"]
+    for i in ahead:
+        for a in rows[i]["after"]:
             readers.setdefault(a, []).append(i)
-    for i, row in enumerate(rows):
-        if row["kind"] != "softmax":
+    for i in ahead:
+        if rows[i]["kind"] != "softmax":
             continue
         before = _nearest_product(rows, i, lambda j: rows[j]["after"])
         after = _nearest_product(rows, i, lambda j: readers.get(j, ()))
         for j, word in ((before, "scores"), (after, "context")):
             if before is not None and after is not None:
                 rows[j]["op"] = rows[j]["op"].removesuffix("product") + word
+    named = {row["_site"]: row["op"] for row in rows if row["op"] in ("scores", "context")}
+    for row in rows:
+        if row["op"].startswith("product,") and row.get("_of") in named:
+            row["op"] = row["op"].replace("product", named[row["_of"]], 1)
 
 
 def _nearest_product(rows, start: int, step) -> int | None:
@@ -234,7 +261,7 @@ def _attach(rows: list[dict], unread: list[Ledger]) -> None:
     """Add parameters that no operator reads to the row of the nearest module with one weight set, and say so."""
     for ledger in unread:
         path = tuple(ledger.name.split("."))
-        single = [row for row in rows if row["weight_sets"] == 1]
+        single = [row for row in rows if row["weight_sets"] == 1 and row.get("phase", "forward") == "forward"]
         if not single:
             rows.append(_holder(ledger, len(rows)))
             single = rows[-1:]
@@ -264,10 +291,10 @@ def _shared(a: tuple, b: tuple) -> int:
     return count
 
 
-def _public(row: Mapping, unread: bool = True) -> dict:
+def _public(row: Mapping) -> dict:
     """The columns of the trace."""
     columns = {k: v for k, v in row.items() if not k.startswith("_")}
-    if unread and row.get("_unread"):
+    if row.get("_unread"):
         columns["parameters"] = columns.get("parameters", 0) + row["_unread"]
     return columns
 
@@ -286,49 +313,3 @@ def _sizes(found: Found, args: tuple, kwargs: Mapping) -> tuple[int, int]:
     first = next(v for v in (*args, *kwargs.values()) if len(getattr(v, "shape", ())))
     long = len(shapes[0]) == 3 or (len(shapes[0]) == 2 and not first.is_floating_point())
     return max(1, shapes[0][0]), max(1, shapes[0][1]) if long else 1
-
-
-# -- training ----------------------------------------------------------------------------------------
-
-
-def _trained(rows: list[dict], optimiser: str | None, meta: dict) -> Trace:
-    """Forward rows and the gradients autograd would compute, `optimiser`'s update if one is named."""
-    numbered = [_public(row, unread=False) | {"op": f"{row['op']} #{i}"} for i, row in enumerate(rows)]
-    forward = Trace.from_rows(numbered, **meta)
-    stepped = train(forward, optimiser or "sgd", input_gradients=True).rows()
-    kept, number = [], {}
-    for i, row in enumerate(stepped):
-        source, row["op"] = _unnumbered(row["op"])
-        if row["phase"] == "forward":
-            row["parameters"] += rows[source].get("_unread", 0)
-        if not _is_needed(row, rows[source], optimiser):
-            number[i] = tuple(sorted({n for a in row["after"] for n in number[a]}))
-            continue
-        row["after"] = tuple(sorted({n for a in row["after"] for n in number[a]}))
-        number[i] = (len(kept),)
-        kept.append(row)
-    return Trace.from_rows(kept, **meta)
-
-
-def _unnumbered(op: str) -> tuple[int, str]:
-    """Number of the forward row in the name of a row, and the name without it."""
-    head, _, tail = op.rpartition(" #")
-    number, comma, rest = tail.partition(",")
-    return int(number), f"{head}{comma}{rest}"
-
-
-def _is_needed(row: dict, source: dict, optimiser: str | None) -> bool:
-    """Whether autograd computes this gradient of forward row `source`."""
-    phase = row["phase"]
-    if phase == "update":
-        return bool(optimiser) and source.get("_weight_grad", False)
-    if phase == "weight-gradient":
-        return source.get("_weight_grad", False)
-    if phase == "input-gradient":
-        first, second = source.get("_operand_grads", (True, True))
-        if row["op"].endswith("first operand"):
-            return first
-        if row["op"].endswith("second operand"):
-            return second
-        return source.get("_input_grad", False)
-    return True

@@ -1,8 +1,8 @@
 """Recording a PyTorch module: it runs on fake tensors, which have shapes but no values, and every operator is noted.
 
 Recurrences, cells and fused attention are caught where Python calls them, before PyTorch takes them apart; everything
-else as aten operators. Which operator made a tensor is known by its storage, so views cost nothing and writes
-into a part of a tensor are seen. torch is imported inside functions only.
+else as aten operators, those of autograd's backward pass too (`torch_tape`). Which operator made a tensor is known by
+its storage, so views cost nothing and writes into a part of a tensor are seen. torch is imported inside functions only.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from workloads.blocks import Types
-from workloads.importers import torch_rows
+from workloads.importers import torch_gradients, torch_rows, torch_tape, torch_whole
 from workloads.importers.fold import Node
 from workloads.importers.torch_rows import DTYPES, Call, Ledger, Operand, Region
+from workloads.importers.torch_tape import Form, Origin, Step, Tape, dense_strides, updated
 from workloads.trace import TraceError
 
 #: Integer tensors of the user's own up to this size keep their values (lengths of sequences, sizes).
@@ -29,28 +30,35 @@ GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 @dataclass
 class Store:
-    """One storage: nodes that wrote it, and the parameter (first element, ledger) it holds."""
+    """One storage: nodes that wrote it, and the parameter (first element, ledger) it holds.
+
+    `pure`: made from parameters alone. `lasting`: the module keeps it anyway.
+    """
 
     storage: object
     writers: set[int] = field(default_factory=set)
     weight: tuple[Ledger, int, str] | None = None
+    pure: bool = False
+    lasting: bool = False
 
 
 @dataclass
 class Found:
-    """What a run left: its operators, the parameters, what had no cost, where sequences were seen."""
+    """What a run left: operators, parameters, what had no cost, where sequences were seen, whether it trains."""
 
     nodes: list[Node]
     ledgers: list[Ledger]
     readers: dict[str, dict]
     uncosted: Counter
     sizes: list[tuple[int, int]]
+    trains: bool = False
 
 
-def record(module, args: tuple, kwargs: dict, training: bool) -> Found:
-    """Run a copy of `module` on fake tensors and note every operator.
+def record(module, args: tuple, kwargs: dict, training: bool, optimiser: str | None = None) -> Found:
+    """Run a copy of `module` on fake tensors, backwards too when `training`, and note every operator.
 
-    Raises whatever the forward pass raises; `error.rooftrace_path` is the path of the module it happened in.
+    Raises whatever the forward or backward pass raises; `error.rooftrace_path` is the path of the module it happened
+    in, `error.rooftrace_pass` "forward" or "backward".
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -60,7 +68,7 @@ def record(module, args: tuple, kwargs: dict, training: bool) -> Found:
     twin = _fake_copy(module, fake_mode)
     if not training:
         twin.eval()
-    recorder = _Recorder(twin)
+    recorder = _Recorder(twin, training)
     args, kwargs = _fake_inputs((args, kwargs), fake_mode)
     with ExitStack() as stack:
         stack.enter_context(_quiet())
@@ -73,17 +81,32 @@ def record(module, args: tuple, kwargs: dict, training: bool) -> Found:
         for mode in recorder.modes():
             stack.enter_context(mode)
         try:
-            _forward(twin, args, kwargs)
+            trains = _run(recorder, twin, args, kwargs)
         except Exception as error:
             with suppress(AttributeError):
                 error.rooftrace_path = recorder.path
+                error.rooftrace_pass = "backward" if recorder.tape and recorder.tape.running else "forward"
             raise
-    return Found(recorder.nodes, list(recorder.ledgers.values()), recorder.readers, recorder.uncosted, recorder.sizes)
+        if trains:
+            recorder.tape.settle(optimiser)
+    return Found(
+        recorder.nodes, list(recorder.ledgers.values()), recorder.readers, recorder.uncosted, recorder.sizes, trains
+    )
 
 
-def _forward(module, args, kwargs) -> None:
+def _run(recorder, module, args, kwargs) -> bool:
+    """The forward pass and, with a tape, the backward pass; whether there is one."""
+    if not recorder.tape:
+        _forward(module, args, kwargs)
+        return False
+    with recorder.tape.saving():
+        results = _forward(module, args, kwargs)
+    return recorder.tape.run(results)
+
+
+def _forward(module, args, kwargs):
     """The frame below which call sites are told apart."""
-    module(*args, **kwargs)
+    return module(*args, **kwargs)
 
 
 # -- fake twins --------------------------------------------------------------------------------------
@@ -112,11 +135,18 @@ def _fake_copy(module, fake_mode):
 
 def _loose_tensors(module):
     """Large tensors that modules hold as plain attributes."""
+    for value in _attributes(module):
+        if value.numel() > SMALL_ELEMENTS or not value.is_leaf:
+            yield value
+
+
+def _attributes(module):
+    """Tensors that modules hold as plain attributes."""
     import torch
 
     for part in module.modules():
         for value in vars(part).values():
-            if isinstance(value, torch.Tensor) and (value.numel() > SMALL_ELEMENTS or not value.is_leaf):
+            if isinstance(value, torch.Tensor):
                 yield value
 
 
@@ -188,7 +218,7 @@ def _cpu_autocast():
 class _Recorder:
     """Notes the operators of one run as nodes."""
 
-    def __init__(self, module):
+    def __init__(self, module, training: bool):
         self.nodes: list[Node] = []
         self.stores: dict[int, Store] = {}
         self.ledgers: dict[str, Ledger] = {}
@@ -200,13 +230,23 @@ class _Recorder:
         self.names = {id(part): name for name, part in module.named_modules()}
         self.kinds = {name: type(part) for name, part in module.named_modules()}
         self.schemas: dict = {}
-        for name, parameter in module.named_parameters():
+        self.parameters = dict(module.named_parameters())
+        self.parameter_names = {id(parameter): name for name, parameter in self.parameters.items()}
+        for name, parameter in self.parameters.items():
             ledger = Ledger(name, parameter.numel(), parameter.requires_grad)
             self.ledgers[name] = ledger
             store = self.store(parameter)
-            store.weight = (ledger, 0, _dtype(parameter))
+            store.weight, store.pure = (ledger, 0, _dtype(parameter)), True
+        for tensor in (*self.parameters.values(), *module.buffers(), *_attributes(module)):
+            self.store(tensor).lasting = True
+        self.tape = Tape(self) if training else None
 
     # -- where we are ----------------------------------------------------------------------------
+
+    @property
+    def backward(self) -> bool:
+        """Whether autograd runs; not while a checkpoint repeats a part of the forward pass for it."""
+        return self.tape is not None and self.tape.running and not self.tape.recomputing
 
     @property
     def path(self) -> str:
@@ -234,8 +274,10 @@ class _Recorder:
                 handle.remove()
 
     def site(self) -> int:
-        """A number for the place in the program: the calls between the forward pass and here."""
-        frame, places = sys._getframe(2), []
+        """A number for the place in the program: the calls between the forward pass and the recorder."""
+        frame, places = sys._getframe(1), []
+        while frame.f_code.co_filename in _OWN_FILES:
+            frame = frame.f_back
         while frame is not None and frame.f_code is not _forward.__code__:
             places.append((id(frame.f_code), frame.f_lasti))
             frame = frame.f_back
@@ -267,7 +309,7 @@ class _Recorder:
         shape, strides = tuple(tensor.shape), tensor.stride()
         stored = math.prod(d for d, s in zip(shape, strides, strict=True) if s or d == 0)
         store = self.store(tensor)
-        operand = Operand(shape, _dtype(tensor), tensor.element_size(), stored, tensor.requires_grad)
+        operand = Operand(shape, _dtype(tensor), tensor.element_size(), stored)
         if store.weight:
             ledger, start, dtype = store.weight
             span = 1 + sum((d - 1) * s for d, s in zip(shape, strides, strict=True)) if stored else 0
@@ -276,30 +318,60 @@ class _Recorder:
 
     # -- notes -----------------------------------------------------------------------------------
 
-    def note(self, rows: list[dict], read: list, written: list, site: int, names=()) -> None:
-        """A node for `rows`, which read and wrote these tensors."""
-        deps = {w for tensor in read for w in self.store(tensor).writers}
-        makers = deps
-        rows = [row for row in rows if _has_work(row)]
-        if rows:
-            makers = {len(self.nodes)}
-            for row in rows:
-                row["_module"] = self.path
-                if "_label" not in row:  # the row functions' own default
-                    row.pop("layer", None)
-                for name in row.get("_weights", ()):
-                    self.readers.setdefault(name, row)
-            self.nodes.append(Node(rows, deps, site, names=names))
+    def note(self, rows: list[dict], read: list, written: list, name: str = "") -> int | None:
+        """A node for `rows`, which read and wrote these tensors; its number, if they have work."""
+        rows, number = [row for row in rows if _has_work(row)], None
+        if self.backward:
+            origin = self.tape.begin()
+            makers = self.tape.waits(read)
+            if rows:
+                deps, site = self.tape.note(rows, read, written, name, origin)
+                number = self.add(rows, deps, site, origin.path)
+        else:
+            makers = deps = {w for tensor in read for w in self.store(tensor).writers}
+            if rows:
+                site = self.site()
+                if self.tape and self.tape.running:
+                    deps = self.tape.repeated(rows, deps)
+                for row in rows:
+                    row["_site"] = site
+                number = self.add(rows, deps, site, self.path)
+        makers = makers if number is None else {number}
         sources = {self.store(t).storage._cdata for t in read}
         for tensor in written:
             store = self.store(tensor)
             part = tensor.numel() * tensor.element_size() < store.storage.nbytes()
             held = store.storage._cdata in sources and part
             store.writers = (store.writers | makers) if held else set(makers)
+        return number
+
+    def add(self, rows: list[dict], deps: set[int], site, path: str) -> int:
+        """A new node; its number."""
+        for row in rows:
+            row["_module"] = path
+            if "_label" not in row:  # the row functions' own default
+                row.pop("layer", None)
+            for name in row.get("_weights", ()):
+                self.readers.setdefault(name, row)
+        self.nodes.append(Node(rows, deps, site))
+        return len(self.nodes) - 1
+
+    def emit(self, row: dict, deps: set[int], origin: Origin) -> int:
+        """A node of the backward pass whose row comes from a rule."""
+        number = len(self.nodes)
+        self.tape.steps[number] = Step(origin, self.tape.turn, "whole", deps, row["phase"])
+        return self.add([row], self.tape.or_last(deps), self.tape.site(origin, "whole", row), origin.path)
+
+    def emit_update(self, row: dict, count: int, deps: set[int], optimiser: str) -> None:
+        """A node for the update of `count` parameters that forward row `row` was the first to read."""
+        self.add([updated(row, count, optimiser)], deps, None, row["_module"])
 
     def aten(self, func, args, kwargs):
         """Run one aten operator and note it."""
         schema = self.schemas.get(func) or self.schemas.setdefault(func, _Schema.of(func))
+        origin = None
+        if self.tape and not self.backward and not (schema.looks or self.paused):
+            origin = self.tape.enter(self.path, self.site)
         if schema.looks or self.paused or (schema.views and not _is_known(args[0])):
             return func(*args, **kwargs)
         tensors = _tensors((args, kwargs))
@@ -307,13 +379,19 @@ class _Recorder:
             return _really(func, args, kwargs)
         call = Call(schema.name, self.arguments(schema, args, kwargs), [], schema.pointwise, schema.changes)
         result = func(*args, **kwargs)
-        outputs = _tensors(result)
+        call.slots, outputs = _results(result)
         if not outputs or (self.inside_recurrent and not tensors):
             return result
         if self.is_view(schema, tensors, outputs):
             return result
         call.outputs = [self.operand(t) for t in outputs]
-        self.cost(call, tensors, outputs)
+        number = self.cost(call, tensors, outputs)
+        if self.tape:
+            pure = all(self.store(t).pure for t in tensors) and bool(tensors)
+            for tensor in outputs:
+                self.store(tensor).pure = pure
+            if origin:
+                origin.node, origin.pure = number, pure
         self.keep_weight(schema, call, tensors, outputs)
         return result
 
@@ -336,14 +414,21 @@ class _Recorder:
         sources = {t.untyped_storage()._cdata for t in tensors}
         return all(t.untyped_storage()._cdata in sources for t in outputs)
 
-    def cost(self, call: Call, tensors, outputs) -> None:
-        rows = torch_rows.rows_of(call)
+    def cost(self, call: Call, tensors, outputs) -> int | None:
+        """Note the operator; the number of its first node. Each of its rows may make results of its own."""
+        rows = torch_gradients.rows_of(call)
         if rows is None:
             rows = torch_rows.unknown(call)
             self.uncosted[(call.name, tuple(o.shape for o in call.operands))] += 1
         if call.name.startswith("_scaled_dot"):
             outputs = outputs[:1]
-        self.note(rows, tensors, outputs, self.site())
+        if not any("_out" in row for row in rows):
+            return self.note(rows, tensors, outputs, call.name)
+        numbers = []
+        for row in rows:
+            own = [t for slot, t in zip(call.slots, outputs, strict=True) if slot in row["_out"]]
+            numbers.append(self.note([row], tensors, own, call.name))
+        return numbers[0]
 
     def keep_weight(self, schema, call, tensors, outputs) -> None:
         """A cast or copied parameter is still that parameter to the product that reads it."""
@@ -378,13 +463,31 @@ class _Recorder:
         read = [input] if weight is None else [input, weight]
         if tuple(input.shape[-len(normalized_shape) :]) != tuple(normalized_shape):
             raise ValueError(f"rms_norm: expected (..., {normalized_shape}), got {tuple(input.shape)}")
-        with self.pause():
-            out = self.learning(input.new_empty(input.shape), *read)
         named = {"input": self.operand(input), "normalized_shape": normalized_shape}
         if weight is not None:
             named["weight"] = self.operand(weight)
-        rows = torch_rows.rows_of(Call("_fused_rms_norm", named, [self.operand(out)]))
-        self.note(rows, read, [out], self.site())
+        call = Call("_fused_rms_norm", named, [])
+
+        def make():
+            call.outputs = [self.operand(out := input.new_empty(input.shape))]
+            return [out]
+
+        def keeps(results):
+            import torch
+
+            roots = input.new_empty(input.shape[: -len(normalized_shape)], dtype=torch.float32)
+            named["rstd"] = self.operand(roots)
+            return [*read, roots]
+
+        def gradients(needs):
+            made = [self.operand(t) for t, need in zip(read, needs, strict=True) if need]
+            slots = [slot for slot, need in enumerate(needs) if need]
+            arguments = {"grad_out": call.outputs[0], **named}
+            rows = torch_gradients.rows_of(Call("_fused_rms_norm_backward", arguments, made, slots=slots))
+            return [_ruled(row, row.pop("_out")) for row in rows]
+
+        (out,), form = self.whole(make, keeps, gradients, read)
+        self.note_whole(form, torch_rows.rows_of(call), read, [out])
         return out
 
     def pack(self, padded, lengths, batch_first):
@@ -395,11 +498,8 @@ class _Recorder:
             raise ValueError("pack_padded_sequence: the lengths have no values; pass them as a short CPU vector")
         counts = lengths.tolist()
         sizes = [sum(length > t for length in counts) for t in range(max(counts))]
-        with self.pause():
-            packed = padded.new_empty((sum(counts), *padded.shape[2:]))
-            packed = self.learning(packed, padded)
-        self.moved("pack padded sequence", packed, padded, packed)
-        return packed, torch.tensor(sizes)
+        shape = (sum(counts), *padded.shape[2:])
+        return self.moved("pack padded sequence", padded, shape), torch.tensor(sizes)
 
     def pad(self, packed, batch_sizes, batch_first, value, steps):
         """The packed steps in a padded rectangle again: a copy."""
@@ -407,20 +507,21 @@ class _Recorder:
 
         sizes = batch_sizes.tolist()
         steps = max(steps, len(sizes))
-        with self.pause():
-            shape = (sizes[0], steps) if batch_first else (steps, sizes[0])
-            padded = self.learning(packed.new_empty((*shape, *packed.shape[1:])), packed)
-        self.moved("pad packed sequence", packed, packed, padded)
+        shape = (sizes[0], steps) if batch_first else (steps, sizes[0])
+        padded = self.moved("pad packed sequence", packed, (*shape, *packed.shape[1:]))
         return padded, torch.tensor([sum(size > i for size in sizes) for i in range(sizes[0])])
 
-    def moved(self, op: str, amount, source, result) -> None:
-        """A copy that reads as many bytes as `amount` has and writes `result`."""
-        types = torch_rows.types_of(self.operand(result))
-        row = {"op": op, "kind": "copy", **types.columns, "_input_grad": source.requires_grad} | {
-            "input_bytes": amount.numel() * amount.element_size(),
-            "output_bytes": result.numel() * result.element_size(),
-        }
-        self.note([row], [source], [result], self.site())
+    def moved(self, op: str, source, shape: tuple):
+        """A copy of `source`, but for its padding, into a tensor of `shape`; its gradient goes the other way."""
+        types, size = torch_rows.types_of(self.operand(source)), source.element_size()
+        before, after = source.numel() * size, math.prod(shape) * size
+        row = {"op": op, "kind": "copy", **types.columns, "input_bytes": min(before, after), "output_bytes": after}
+        back = row | {"input_bytes": min(before, after), "output_bytes": before}
+        (result,), form = self.whole(
+            lambda: [source.new_empty(shape)], lambda _: [], lambda _: [_ruled(dict(back), (0,))], [source]
+        )
+        self.note_whole(form, [row], [source], [result])
+        return result
 
     def attention(
         self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
@@ -432,35 +533,64 @@ class _Recorder:
         cast = _autocast_dtype(query)
         lead = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3])
         shape = (*lead, *query.shape[-3:-1], value.shape[-1])
-        with self.pause():
-            turned = shape if len(shape) < 4 else (*shape[:-3], shape[-2], shape[-3], shape[-1])
-            out = query.new_empty(turned, dtype=cast or query.dtype)
-            out = self.learning(out, query, key, value)
-            out = out if len(shape) < 4 else out.transpose(-3, -2)
-        q, k, v = (self.operand(t) for t in (query, key, value))
-        q.shape = (*shape[:-1], query.shape[-1])
-        if cast:
-            q.torch_dtype = str(cast).removeprefix("torch.")
-        mask = self.operand(attn_mask) if attn_mask is not None else None
-        rows = torch_rows.attention(q, k, v, mask, is_causal, self.operand(out))
-        self.sizes.append((math.prod(shape[:-3]), shape[-2]))
         read = [query, key, value] + ([attn_mask] if attn_mask is not None else [])
-        self.note(rows, read, [out], self.site())
+        plan = {}
+
+        def make():
+            # the fused kernels lay their result out as the query, else with the heads side by side
+            order = query.stride() if shape == tuple(query.shape) else _heads_inside(shape)
+            out = query.new_empty_strided(shape, dense_strides(shape, order), dtype=cast or query.dtype)
+            q, k, v = (self.operand(t) for t in (query, key, value))
+            q.shape = (*shape[:-1], query.shape[-1])
+            if cast:
+                q.torch_dtype = str(cast).removeprefix("torch.")
+            mask = self.operand(attn_mask) if attn_mask is not None else None
+            plan["rows"] = torch_rows.attention(q, k, v, mask, is_causal, self.operand(out))
+            return [out]
+
+        def keeps(results):
+            if not plan["rows"]:
+                return []
+            whole = plan["whole"] = torch_whole.differentiated(plan["rows"])
+            plan["rows"] = [row | {"_saved": 0} for row in whole.forward]
+            (row,) = plan["rows"]
+            return [*read, *results, query.new_empty(row["batch"] * row["m"], dtype=torch.float32)]
+
+        def gradients(needs):
+            rows = [dict(row) for row in plan["whole"].backward] if plan["rows"] else []
+            if rows and attn_mask is not None:
+                mask = self.operand(attn_mask)
+                rows[0]["output_bytes"] -= mask.bytes  # read again, as all of the forward row's input, but not written
+                rows += [torch_gradients.attention_mask(rows[0], mask)] * needs[3]
+            return rows
+
+        (out,), form = self.whole(make, keeps, gradients, read)
+        self.sizes.append((math.prod(shape[:-3]), shape[-2]))
+        for row in plan["rows"] if attn_mask is not None else ():
+            if region := self.operand(attn_mask).weight:  # a trained bias of the scores
+                row |= {"parameters": region.claim(), "_weights": (region.ledger.name,)}
+        self.note_whole(form, plan["rows"], read, [out])
         return out
 
-    def learning(self, result, *sources):
-        """`result`, which needs a gradient if one of its sources does and gradients are on."""
+    def whole(self, make, keeps, gradients, read: list) -> tuple[list, Form]:
+        """Results of something recorded as a whole, as one node of autograd's graph where it needs a gradient."""
         import torch
 
-        if torch.is_grad_enabled() and any(s.requires_grad for s in sources) and result.is_floating_point():
-            return result.requires_grad_().clone()
-        return result
+        form = Form(make, keeps, gradients, Origin(self.path, self.site()))
+        with self.pause():
+            learns = torch.is_grad_enabled() and any(t.requires_grad for t in read)
+            return (self.tape.apply(form, read) if self.tape and learns else make()), form
 
-    def weights(self, tensors: list) -> tuple[bool, bool, tuple]:
-        """Whether these parameters are trained, whether they are counted here first, and their names."""
+    def note_whole(self, form: Form, rows: list[dict], read: list, written: list) -> None:
+        if not form.kept:
+            rows = [row | {"_saved": 0} for row in rows]
+        form.origin.node = self.note(rows, read, written)
+
+    def weights(self, tensors: list) -> tuple[bool, tuple]:
+        """Whether these parameters are counted here first, and their names."""
         regions = [r for r in (self.operand(t).weight for t in tensors) if r]
         new = sum(region.claim() for region in regions)
-        return any(r.ledger.trained for r in regions), new > 0, tuple(r.ledger.name for r in regions)
+        return new > 0, tuple(r.ledger.name for r in regions)
 
     def recurrence(self, kind, *args):
         """`torch.lstm` and its kin: the builder's rows."""
@@ -474,24 +604,44 @@ class _Recorder:
             lengths = [int(batch)] * int(steps)
         sizes = _recurrent_sizes(kind, weights, bias, layers, both)
         states = list(hx) if isinstance(hx, (list, tuple)) else [hx]
-        results = self.recurrent_results(data, states, weights, sizes)
-        trained, new, names = self.weights(list(weights))
-        types = _recurrent_types(data, weights[0])
+        new, names = self.weights(list(weights))
         label = self.path or kind.split("_")[0]
-        rows = torch_rows.recurrence(kind, label, types, data.requires_grad, trained, lengths=lengths, **sizes)
+        rows = torch_rows.recurrence(kind, label, _recurrent_types(data, weights[0]), lengths=lengths, **sizes)
         for row in rows:
-            row |= {"_weights": names, "parameters": row["parameters"] * new, "_label": label}
+            row |= {"_weights": names, "_label": label, "_whole": True}
+        features = (2 if sizes["bidirectional"] else 1) * states[0].shape[-1]
+
+        def make():
+            made = [data.new_empty((*data.shape[:-1], features), dtype=_autocast_dtype(data) or data.dtype)]
+            return made + [state.new_empty(state.shape) for state in states]
+
+        def ruled(rows, results):
+            return torch_whole.recurrence(rows, results[0].numel() * results[0].element_size())
+
         self.sizes.insert(0, (lengths[0], len(lengths)))
-        self.note(rows, [data, *states], results, self.site())
+        results = self.recurrent(make, ruled, rows, [data, *states], list(weights), new, keeps_result=True)
         return tuple(results)
 
-    def recurrent_results(self, data, states, weights, sizes) -> list:
-        features = (2 if sizes["bidirectional"] else 1) * states[0].shape[-1]
-        with self.pause():
-            cast = _autocast_dtype(data)
-            made = [data.new_empty((*data.shape[:-1], features), dtype=cast or data.dtype)]
-            made += [state.new_empty(state.shape) for state in states]
-            return [self.learning(t, data, *weights, *states) for t in made]
+    def recurrent(self, make, ruled, rows, read: list, weights: list, new: bool, keeps_result: bool = False) -> list:
+        """Note a recurrence or one step of it: rows of a builder and, where it learns, their gradients by its rule.
+
+        `read`: the input and the states, of which the first, h, is seen to be kept with the input. `new`: its
+        parameters are counted here.
+        """
+        plan = {"rows": rows}
+
+        def keeps(results):
+            plan["whole"] = ruled(rows, results)
+            plan["rows"] = plan["whole"].forward
+            return [*read[:2], *(results[:1] if keeps_result else [])]
+
+        def gradients(needs):
+            return plan["whole"].needed(needs[0], any(needs[len(read) :]))
+
+        results, form = self.whole(make, keeps, gradients, [*read, *weights])
+        counted = [row | {"parameters": row["parameters"] * new} for row in plan["rows"]]
+        self.note_whole(form, counted, read, results)
+        return results
 
     def cell(self, kind, data, hx, w_ih, w_hh, b_ih=None, b_hh=None):
         """`torch.lstm_cell` and its kin: one step."""
@@ -499,18 +649,18 @@ class _Recorder:
         weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
         hidden = w_hh.shape[1]
         _check_cell(data, states[0], w_ih, hidden)
-        with self.pause():
-            made = [data.new_empty((*data.shape[:-1], hidden)) for _ in states]
-            results = [self.learning(t, data, *weights, *states) for t in made]
-        trained, new, names = self.weights(weights)
-        batch = math.prod(data.shape[:-1])
+        new, names = self.weights(weights)
         rows = torch_rows.cell(
-            kind, _recurrent_types(data, w_ih), (data.requires_grad, states[0].requires_grad), trained,
-            hidden=hidden, input_size=w_ih.shape[1], batch=batch, bias=b_ih is not None,
+            kind, _recurrent_types(data, w_ih), hidden=hidden, input_size=w_ih.shape[1],
+            batch=math.prod(data.shape[:-1]), bias=b_ih is not None,
         )  # fmt: skip
         for row in rows:
-            row |= {"_weights": names, "parameters": row["parameters"] * new}
-        self.note(rows, [data, *states], results, self.site())
+            row |= {"_weights": names, "_whole": True}
+
+        def make():
+            return [data.new_empty((*data.shape[:-1], hidden)) for _ in states]
+
+        results = self.recurrent(make, lambda rows, _: torch_whole.cell(rows), rows, [data, *states], weights, new)
         return tuple(results) if kind == "lstm" else results[0]
 
     # -- modes -----------------------------------------------------------------------------------
@@ -538,6 +688,9 @@ class _Recorder:
 
         return [Operators(), Functions()]
 
+
+#: Frames in these belong to the recorder, not to a place in the user's program.
+_OWN_FILES = {__file__, torch_tape.__file__}
 
 _CELLS = {
     "lstm_cell": "lstm",
@@ -607,6 +760,27 @@ def _tensors(tree) -> list:
     from torch.utils._pytree import tree_leaves
 
     return [leaf for leaf in tree_leaves(tree) if _is_tensor(leaf)]
+
+
+def _results(result) -> tuple[list[int], list]:
+    """Tensors an operator returned, and for each its place among the results."""
+    parts = result if isinstance(result, (list, tuple)) else [result]
+    found = [(slot, tensor) for slot, part in enumerate(parts) for tensor in _tensors(part)]
+    return [slot for slot, _ in found], [tensor for _, tensor in found]
+
+
+def _heads_inside(shape) -> tuple[int, ...]:
+    """An order of dimensions, as strides: (..., heads, queries, size) with the queries outside the heads."""
+    order = list(range(len(shape), 0, -1))
+    if len(shape) > 3:
+        order[-2], order[-3] = order[-3], order[-2]
+    return tuple(order)
+
+
+def _ruled(row: dict, makes: tuple[int, ...]) -> dict:
+    """A row of the backward pass of something recorded as a whole, with its phase."""
+    phase = "input-gradient" if 0 in makes else "weight-gradient"
+    return row | {"phase": phase, "op": f"{row['op']}, {phase.replace('-', ' ')}", "after": (), "_derived": True}
 
 
 def _is_known(tensor) -> bool:

@@ -81,7 +81,6 @@ class Operand:
     torch_dtype: str
     item_bytes: int
     stored: int
-    learns: bool = False
     weight: Region | None = None
 
     @property
@@ -110,6 +109,7 @@ class Call:
     outputs: list[Operand]
     pointwise: bool = False
     changes: bool = False  # writes into one of its arguments
+    slots: list[int] = field(default_factory=list)  # which of the operator's results each output is
 
     @property
     def operands(self) -> list[Operand]:
@@ -158,16 +158,12 @@ def streamed(
             "weight_bytes": sum(o.bytes for o in weights),
             "parameters": sum(o.weight.claim() for o in weights) if claims else 0,
         }
-    return row | learning(call.operands)
+    return row | weights_of(call.operands)
 
 
-def learning(operands: list[Operand]) -> dict:
-    """What a row needs gradients of: of what it reads, of its weights."""
-    return {
-        "_input_grad": any(o.learns for o in operands if not o.weight),
-        "_weight_grad": any(o.weight.ledger.trained for o in operands if o.weight),
-        "_weights": tuple(o.weight.ledger.name for o in operands if o.weight),
-    }
+def weights_of(operands: list[Operand]) -> dict:
+    """Names of the parameters a row reads."""
+    return {"_weights": tuple(o.weight.ledger.name for o in operands if o.weight)}
 
 
 # -- products ----------------------------------------------------------------------------------------
@@ -189,8 +185,7 @@ def product(
     else:
         types = types_of(a, None, out)
         row = matmul.row(m, n, k, batch=batch, types=types, op=op) | {"input_bytes": a.bytes + b.bytes}
-        row |= {"output_bytes": out.elements * out.item_bytes} | learning([a, b])
-        row["_operand_grads"] = (a.learns, b.learns)
+        row |= {"output_bytes": out.elements * out.item_bytes} | weights_of([a, b])
     return [_with_sum(row, bias, out) if bias is not None else row]
 
 
@@ -204,7 +199,7 @@ def _weighted(a: Operand, b: Operand, out: Operand, sizes: tuple, op: str) -> di
         "input_bytes": 0 if a.weight else a.bytes,
         "output_bytes": out.elements * out.item_bytes,
     }
-    return row | learning([a, b])
+    return row | weights_of([a, b])
 
 
 def _with_sum(row: dict, bias: Operand, out: Operand) -> dict:
@@ -214,10 +209,8 @@ def _with_sum(row: dict, bias: Operand, out: Operand) -> dict:
         row["parameters"] = row.get("parameters", 0) + bias.weight.claim()
         row["weight_bytes"] = row.get("weight_bytes", 0) + bias.bytes
         row["_weights"] = (*row["_weights"], bias.weight.ledger.name)
-        row["_weight_grad"] = row["_weight_grad"] or bias.weight.ledger.trained
     else:
         row["input_bytes"] += bias.bytes
-        row["_input_grad"] = row["_input_grad"] or bias.learns
     return row
 
 
@@ -317,7 +310,7 @@ def attention(q: Operand, k: Operand, v: Operand, mask: Operand | None, causal: 
     }
     if queries == keys:
         row |= {"reach_back": keys - 1, "reach_ahead": 0 if causal else keys - 1}
-    return [row | learning([q, k, v])]
+    return [row | weights_of([q, k, v])]
 
 
 def causal_pairs(queries: int, keys: int) -> int:
@@ -342,13 +335,11 @@ CELL_BUILDERS = {
 }
 
 
-def recurrence(
-    kind: str, name: str, types: Types, learns: bool, trained: bool, *, lengths: list[int], **sizes
-) -> list[dict]:
+def recurrence(kind: str, name: str, types: Types, *, lengths: list[int], **sizes) -> list[dict]:
     """The builder's rows of `nn.LSTM`, `nn.GRU` or `nn.RNN`: T serial steps, whatever the depth.
 
     `lengths`: sequences at work in each step. Where it falls (packed sequences), each stretch of equal steps has its
-    own rows, which share the weights of the first.
+    own rows, which share the weights of the first. The first layer's input product alone reads the input (`_entry`).
     """
     build, extra = CELL_BUILDERS[kind]
     rows, ends = [], ()
@@ -356,8 +347,7 @@ def recurrence(
         part = build(batch=batch, sequence_length=steps, **sizes, **extra, **types.columns, name=name).rows()
         offset = len(rows)
         for number, row in enumerate(part):
-            entry = number == 0  # the first layer's input product alone reads the input
-            row |= {"_input_grad": learns if entry else learns or trained, "_weight_grad": trained}
+            row["_entry"] = number == 0
             row["after"] = tuple(a + offset for a in row["after"]) or ends
             row["parameters"] *= not offset
         rows += part
@@ -369,13 +359,13 @@ def _stretches(lengths: list[int]) -> list[tuple[int, int]]:
     return [(batch, len(list(steps))) for batch, steps in groupby(lengths)]
 
 
-def cell(kind: str, types: Types, learns: tuple[bool, bool], trained: bool, **sizes) -> list[dict]:
+def cell(kind: str, types: Types, **sizes) -> list[dict]:
     """One step of a recurrence: the input product, the recurrent product and the gates, each for one step."""
     build, extra = CELL_BUILDERS[kind]
     rows = build(1, sequence_length=1, **sizes, **extra, **types.columns, name="cell").rows()
     rows[1]["after"] = ()
-    for row, reads in zip(rows, (learns[0], learns[1] or trained, any(learns) or trained), strict=True):
-        row |= {"_input_grad": reads, "_weight_grad": trained, "_weights": ()}
+    for number, row in enumerate(rows):
+        row |= {"_entry": number == 0, "_weights": ()}
         del row["layer"]
     return rows
 
@@ -504,9 +494,9 @@ def _embedding(call: Call) -> list[dict]:
     row["output_bytes"] = out.elements * out.item_bytes
     if not table.weight:
         moved = {"input_bytes": row["input_bytes"] + row["weight_bytes"], "weight_bytes": 0, "parameters": 0}
-        return [row | moved | learning([table])]
+        return [row | moved | weights_of([table])]
     row["parameters"] = table.weight.claim()
-    return [row | learning([table])]
+    return [row | weights_of([table])]
 
 
 def _gather(call: Call) -> list[dict]:
@@ -525,7 +515,7 @@ def _softmax(call: Call) -> list[dict]:
         return []
     row = softmax.row(x.elements, 1, types=types_of(x, None, out), op=word(call.name))
     row |= {"input_bytes": x.bytes, "output_bytes": out.elements * out.item_bytes}
-    return [row | learning([x])]
+    return [row | weights_of([x])]
 
 
 def _norm(name: str, rows: Callable[[Call], int]) -> Callable[[Call], list[dict]]:
