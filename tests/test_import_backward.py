@@ -506,6 +506,21 @@ def test_ones_own_cell_is_what_autograd_runs():
     assert (tanh["repeats"], tanh["serial_steps"]) == (7, 7)
 
 
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize(("module", "kind"), [(nn.LSTM, "lstm"), (nn.GRU, "gru"), (nn.RNN, "rnn")])
+def test_a_recurrent_module_trains_as_the_builders_trace(module, kind, both):
+    """Row for row; only what is kept lies with other rows, for autograd keeps input and result as tensors."""
+    import workloads
+    from workloads.training import training
+
+    built = getattr(workloads, kind)(3, 16, input_size=12, sequence_length=7, batch=5, bidirectional=both, name=kind)
+    trace = from_torch(module(12, 16, 3, bidirectional=both), meta(7, 5, 12), training=True, name=kind)
+    expected = [r | {"saved_bytes": 0} for r in training(built).rows() if r["phase"] != "update"]
+    assert [r | {"saved_bytes": 0} for r in trace.rows()] == expected
+    before = 4 * 5 * 16 * 3 * (1 + both)  # h before the first step
+    assert trace.footprint()["saved"] == training(built).footprint()["saved"] + before
+
+
 def test_gradients_of_a_recurrence_lie_where_autograd_runs_them():
     class Between(nn.Module):
         def __init__(self):
@@ -693,6 +708,43 @@ def test_a_function_of_ones_own_runs_its_own_backward():
     trace = from_torch(Uses(), meta(2, 8), training=True)
     assert words(trace) == ["exp", "multiply", "product", "sum"]
     assert trace.footprint()["saved"] == 2 * 4 * 16
+
+
+class Penalty(nn.Module):
+    """A loss with the gradient of the input in it."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        x = x.detach().requires_grad_()
+        result = self.body(x)
+        y = (result[0] if isinstance(result, tuple) else result).sum()
+        (gradient,) = torch.autograd.grad(y, x, create_graph=True)
+        return (gradient * gradient).sum() + y
+
+
+def test_a_gradient_within_the_forward_pass_is_part_of_it():
+    """A first backward pass is forward work; the real one differentiates it again: as many products as really run."""
+    body = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+    trace = from_torch(Penalty(body), meta(4, 8), training=True, strict=True, fold=False)
+    with Operators() as operators:
+        loss = Penalty(body)(torch.rand(4, 8))
+        before = len(operators.names)
+        loss.backward()
+    products = [
+        [n in ("mm", "addmm") for n in part].count(True)
+        for part in (operators.names[:before], operators.names[before:])
+    ]
+    forward = rows(trace, phase="forward", kind="matmul")
+    assert [len(forward), len([r for r in trace.rows() if r["kind"] == "matmul"]) - len(forward)] == products == [4, 7]
+    assert trace.footprint()["gradients"] == 4 * trace.total_parameters
+
+
+def test_second_derivatives_of_a_whole_are_refused():
+    with pytest.raises(TraceError, match=r"second derivatives .* of recurrences and fused attention are not followed"):
+        from_torch(Penalty(nn.LSTM(8, 8)), meta(4, 2, 8), training=True)
 
 
 # -- what each gradient costs ------------------------------------------------------------------------

@@ -71,7 +71,8 @@ def from_torch(
     parameters alone, else "input-gradient" ("recompute": a checkpoint runs a part again). Two whole-module rules
     remain, for what is recorded as a whole: the gradients of nn.LSTM, GRU, RNN and their cells are
     the builder's (`workloads.training`), those of scaled_dot_product_attention one row of five products for
-    two. In these every step counts alike, also the first, whose state may need no gradient. `saved_bytes` is
+    two. In these every step counts alike, also the first, whose state may need no gradient, and second derivatives
+    are an error. (F.rms_norm is one kernel each way.) `saved_bytes` is
     what autograd keeps: each storage once, parameters and buffers apart, with the row that first kept
     it (of recurrences, and for what a checkpoint makes again, as the rule says). The module's own mode (dropout) is
     kept. `optimiser`: also the update of the parameters that have a gradient ("sgd", "adam").

@@ -72,7 +72,8 @@ class Tape:
         self.held: list[tuple[weakref.ref, int]] = []
         self.steps: dict[int, Step] = {}
         self.seeds: set[int] = set()
-        self.again: set[int] = set()
+        self.again: set[int] = set()  # nodes of what a checkpoint repeats
+        self.kept_again: set[int] = set()
         self.running = False
         self.first = 0
         self.turn, self.key = 0, None
@@ -163,6 +164,8 @@ class Tape:
         """Whose gradient the operator that runs now makes."""
         import torch
 
+        if self.running:
+            self.recorder.paths.clear()  # what a checkpoint left when it stopped early
         node = torch._C._current_autograd_node()
         key, origin = None, self.last
         if node is not None:
@@ -224,9 +227,10 @@ class Tape:
         """Charge what gradients read of a repeated part to the row that made it again; autograd keeps it until then."""
         for tensor in read:
             store = self.recorder.store(tensor)
-            if not store.lasting and store.writers & self.again:
-                store.lasting = True  # counted
-                row = self.recorder.nodes[min(store.writers & self.again)].rows[0]
+            makers, key = store.writers & self.again, store.storage._cdata
+            if makers and key not in self.kept_again:
+                self.kept_again.add(key)
+                row = self.recorder.nodes[min(makers)].rows[0]
                 row["_saved"] = row.get("_saved", 0) + store.storage.nbytes()
 
     def or_last(self, reads: set[int]) -> set[int]:
@@ -374,6 +378,10 @@ def _whole():
 
         @staticmethod
         def backward(ctx, *gradients):
+            if torch.is_grad_enabled():  # a rule has no derivative: an error, not silence
+                raise NotImplementedError(
+                    "second derivatives (create_graph=True) of recurrences and fused attention are not followed"
+                )
             needs = ctx.needs_input_grad[2:]
             read = [g for g in gradients if g is not None] + list(ctx.saved_tensors)
             inputs, weights = ctx.tape.whole(ctx.form, read, needs)
