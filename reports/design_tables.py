@@ -158,7 +158,8 @@ def tune_document(found: Tuned, changes: Mapping[str, object]) -> dict:
     {"format": "rooftrace-tune", "schema_version", "rooftrace", "networks": {name: weight}, "accelerator": {name,
     changes}, "objective", "maximised", "value", "best": [one object a design: parameters, objective, limited metrics],
     "limits": [{name, least, most (null: none), value, binds, shadow_price (gain of the objective for a unit more),
-    widened_by}], "tried", "simulated": how many of those, the others being beyond a limit on the chip, "designs", "evidence": the fields of `simulator.tune.Evidence`}.
+    widened_by}], "tried", "simulated": how many of those, the others being beyond a limit on
+    the chip, "designs", "evidence": the fields of `simulator.tune.Evidence`}.
     """
     limits = [
         {

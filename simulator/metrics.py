@@ -51,7 +51,7 @@ class Metric:
             raise DesignSpaceError(f"metric {self.name!r}: of must be a function of a Result, got {self.of!r}")
         if self.of_chip is not None and not (callable(self.of_chip) and self.mix == "design"):
             raise DesignSpaceError(
-                f"metric {self.name!r}: of_chip is a function of an Accelerator, of mix 'design' only"
+                f"metric {self.name!r}: of_chip must be a function of an Accelerator, and mix 'design'"
             )
         for value, valid, what in ((self.better, DIRECTIONS, "better"), (self.mix, MIXES, "mix")):
             if value not in valid:
@@ -143,7 +143,8 @@ class _ChipAttribute:
         value = getattr(accelerator, self.name, None)
         if value is None:
             raise DesignSpaceError(
-                f"metric {self.name!r} cannot be computed for {accelerator.name}: it lacks the numbers this follows from"
+                f"metric {self.name!r} cannot be computed for {accelerator.name}: "
+                "it lacks the numbers this follows from"
             )
         return value
 

@@ -41,7 +41,8 @@ class Sweep:
     """The table of a sweep: metrics as columns, parameters computed when they are looked at.
 
     `designs` were asked for, `evaluated` of them looked at (those beyond a limit on the chip are not simulated);
-    `complete` unless it was interrupted. `table` holds the rows kept. `sweep["latency_s"]` and `sweep["matrix.count"]` are columns.
+    `complete` unless it was interrupted. `table` holds the rows kept.
+    `sweep["latency_s"]` and `sweep["matrix.count"]` are columns.
     """
 
     accelerator: Accelerator

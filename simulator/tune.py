@@ -79,8 +79,8 @@ class Evidence:
 class Tuned:
     """The best designs, best first, as rows of parameters and metrics; `accelerator` is that of the first.
 
-    `tried` of `designs` were evaluated, `simulated` of those: the others break a limit on the chip alone. `points` holds
-    the objective and the limited metrics of each tried, in the order in which they were, nan where not simulated.
+    `tried` of `designs` were evaluated, `simulated` of those: the others break a limit on the chip alone. `points`
+    holds the objective and the limited metrics of each tried, in the order in which they were, nan where not simulated.
     """
 
     accelerator: Accelerator
