@@ -19,7 +19,10 @@ _VARY = (
     "candidates of a field of the chip, or of batch: 40,80,160; 450GB/s:3.6TB/s:9 (nine, evenly spread over the orders "
     "of magnitude); 16:128:+8 (every eighth); LOW:HIGH (every whole number, or for tune and --samples a range)"
 )
-_BUDGET = "limits: area=400mm2, power=75W, latency=7ms, price=, shoreline=, energy=, tokens_per_s=, or any field"
+_BUDGET = (
+    "limits: area=400mm2, power=75W (peak), latency=7ms, price=, shoreline=, shoreline_share=1 (memory interfaces fit "
+    "the edge of the die), energy=, tokens_per_s=, or any field"
+)
 
 
 def add_commands(commands) -> None:

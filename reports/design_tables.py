@@ -133,15 +133,20 @@ def evidence_lines(found: Tuned) -> list[str]:
     evidence = found.evidence
     share = found.tried / found.designs
     size = f"{found.designs:,}" if found.designs < 1e9 else f"{float(found.designs):.2g}"
+    spared = found.tried - found.simulated
+    not_run = f"; {spared:,} of them beyond a limit on the chip, not simulated" if spared else ""
     lines = [f"{found.tried:,} of {size} designs tried ({percent(share)})"]
     if evidence.enumerated:
-        return [f"{lines[0]}: the optimum of the space"]
+        return [f"{lines[0]}: the optimum of the space{not_run}"]
+    lines[0] += not_run
     lines.append(f"{evidence.agreeing} of {evidence.searches} searches from far apart end within 0.1 % of the best")
     if evidence.kicks:
         lines.append(f"{evidence.kicks} searches from around the best found nothing better")
     lines.append("every neighbour of the best was tried" if evidence.local_optimum else
                  "not every neighbour of the best was tried: give it more --evaluations")  # fmt: skip
-    if evidence.bound is not None:
+    if evidence.bound is None:
+        lines.append(f"nothing is proved of how much better {short_name(found.objective)} could be")
+    else:
         bound = value_text(found.objective, evidence.bound)
         lines.append(f"no design within the limits is better than {bound}, {percent(evidence.gap)} from the best")
     return lines
@@ -153,7 +158,8 @@ def tune_document(found: Tuned, changes: Mapping[str, object]) -> dict:
     {"format": "rooftrace-tune", "schema_version", "rooftrace", "networks": {name: weight}, "accelerator": {name,
     changes}, "objective", "maximised", "value", "best": [one object a design: parameters, objective, limited metrics],
     "limits": [{name, least, most (null: none), value, binds, shadow_price (gain of the objective for a unit more),
-    widened_by}], "tried", "designs", "evidence": the fields of `simulator.tune.Evidence`}.
+    widened_by}], "tried", "simulated": how many of those, the others being beyond a limit on
+    the chip, "designs", "evidence": the fields of `simulator.tune.Evidence`}.
     """
     limits = [
         {
@@ -179,6 +185,7 @@ def tune_document(found: Tuned, changes: Mapping[str, object]) -> dict:
         "best": [dict(row) for row in found.best],
         "limits": limits,
         "tried": found.tried,
+        "simulated": found.simulated,
         "designs": found.designs,
         "evidence": vars(found.evidence),
     }

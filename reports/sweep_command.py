@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from reports.cli_arguments import UsageError
 from reports.design_arguments import budgets, candidates
+from reports.design_axes import short_name, value_text
 from reports.design_tables import design_table, sweep_document, sweep_rows
+from reports.explain import percent
 from reports.mixes import mix_of
 from reports.options import check_outputs
 from reports.outcome import Outcome
@@ -44,10 +46,29 @@ def sweep_command(options) -> Outcome:
     found = sweep(networks, accelerator, **settings, **axes)
     if options.chart and found.complete:
         _draw(found, networks, accelerator, axes, options)
-    return _output(found, changes, notes, options)
+
+    def nearest() -> list[str]:
+        drawn = {name: settings[name] for name in ("samples", "sampler", "seed")}
+        return _shortfalls(found, lambda name: sweep(networks, accelerator, metrics=[name], keep="best", limit=1,
+                                                     **drawn, **axes))  # fmt: skip
+
+    return _output(found, changes, notes, options, nearest)
 
 
-def _output(found: Sweep, changes: Mapping, notes: list, options) -> Outcome:
+def _shortfalls(found: Sweep, best: Callable[[str], Sweep]) -> list[str]:
+    """Which limits no design keeps, and by how much the best one misses each. `best` sweeps for one metric alone."""
+    lines = []
+    for name, least, most in found.keep.limits:
+        value = float(best(name).table.columns[name][0])
+        limit, sign = (most, "<=") if value > most else (least, ">=")
+        if not least <= value <= most:
+            missed = abs(value - limit) / (abs(limit) or 1.0)
+            lines.append(f"{short_name(name)} {sign} {value_text(name, limit)} is missed by {percent(missed)}: "
+                         f"the best there is is {value_text(name, value)}")  # fmt: skip
+    return lines or ["each limit alone can be kept, not all together"]
+
+
+def _output(found: Sweep, changes: Mapping, notes: list, options, nearest: Callable[[], list[str]]) -> Outcome:
     networks = " + ".join(found.mix.given)
     lines = [f"{networks} on {found.designs:,} designs of {found.accelerator.title} ({found.accelerator.name})"]
     if options.command == "pareto":
@@ -62,6 +83,7 @@ def _output(found: Sweep, changes: Mapping, notes: list, options) -> Outcome:
             lines.append(f"... {len(found) - len(rows):,} more")
     else:
         lines.append("none of them keeps the budget")
+        lines += nearest() if found.complete else []
     status = 0
     if not found.complete:
         where = f"; go on with --checkpoint {options.checkpoint}" if options.checkpoint else ""

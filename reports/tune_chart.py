@@ -13,7 +13,7 @@ from simulator import Tuned
 
 def tuned(found: Tuned, ax=None, *, title: str | None = None):
     """Objective of every design tried over the limit that binds (the first where none does): blue within all limits,
-    grey beyond one; the limit is a line, the best design a star with its parameters.
+    grey beyond one, if it was simulated; the limit is a line, the best design a star with its parameters.
 
     Without limits: the best so far over the number of designs tried. Returns the axes (a new figure's where `ax` is
     None). Raises `ReportError` for anything but the result of `tune`.
@@ -42,10 +42,11 @@ def tuned(found: Tuned, ax=None, *, title: str | None = None):
 
 
 def _against_limit(ax, found: Tuned, name: str) -> None:
-    x, y = found.points[name], found.points[found.objective]
+    known = ~np.isnan(found.points[found.objective]) & ~np.isnan(found.points[name])
+    x, y = found.points[name][known], found.points[found.objective][known]
     inside = np.ones(len(x), bool)
     for budget in found.budgets:
-        inside &= budget.limit.excess(found.points[budget.name]) == 0
+        inside &= budget.limit.excess(found.points[budget.name][known]) == 0
     dress(ax.xaxis, ax.set_xscale, name, x)
     dress(ax.yaxis, ax.set_yscale, found.objective, y)
     for mask, colour, label in ((~inside, GREY, "beyond a limit"), (inside, BLUE, "within the limits")):

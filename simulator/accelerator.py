@@ -475,6 +475,11 @@ class Accelerator:
         return of_shape(self.silicon.shoreline_available_mm, self.shape)
 
     @property
+    def shoreline_share(self):
+        """Edge taken over edge there is, of `shape`: a design above 1 cannot be built."""
+        return of_shape(self.silicon.shoreline_mm / self.silicon.shoreline_available_mm, self.shape)
+
+    @property
     def static_power_w(self):
         """Derived power with nothing to do. [W]"""
         return of_shape(self.silicon.static_power_w, self.shape)

@@ -1,8 +1,10 @@
 """A bound on what any design of a space can reach: branch and bound on boxes of the lattice.
 
-More bandwidth, capacity, clock or units never slows a network, less latency never does, and they never make a chip
-smaller, cheaper or cooler. So in a box of designs the corner with most of everything bounds the speed of all, and the
-corner with least of everything says whether any can keep the budgets. Ref.: Land and Doig, Econometrica 28(3), 1960.
+More bandwidth, capacity, clock or units never slows a network, less latency never does, so in a box of designs the
+corner with most of everything bounds the speed of all. What a box costs is read from a table of every design, which
+needs no simulation; where there are too many, the corner with least of everything bounds area and edge alone: power and
+price also fall with more hardware (smaller banks and shorter wires, two small dies for one at the reticle), so they
+rule out no box then, and the bound is valid but looser. Ref.: Land and Doig, Econometrica 28(3), 1960.
 """
 
 from __future__ import annotations
@@ -15,12 +17,16 @@ import numpy as np
 from simulator.axes import Axis
 from simulator.lattice import Archive
 from simulator.limits import Limit
-from simulator.metrics import Metric
+from simulator.metrics import METRICS, Metric
 
 #: Metrics that are the time of the networks, or work over it.
 OF_TIME = ("latency_s", "critical_path_s", "tokens_per_s", "sequences_per_s", "attained_flops_per_s")
-#: Metrics of the chip that more hardware never lowers.
-OF_COST = ("area_mm2", "peak_power_w", "price_usd", "shoreline_mm")
+#: Metrics of the chip that more hardware never lowers, and what does all the same: products that move to more vector
+#: lanes leave the matrix units.
+OF_COST = ("area_mm2", "shoreline_mm")
+_SHRINKING = {"area_mm2": ("vector.count", "vector.flops_per_cycle"), "shoreline_mm": ()}
+#: Spaces up to this size have what each design costs in a table.
+TABULATED = 2**19
 _FASTER = (
     ".bandwidth_bytes_per_s",
     ".capacity_bytes",
@@ -68,27 +74,35 @@ class Bound(NamedTuple):
 def bound(archive: Archive, objective: Metric) -> Bound:
     """Bounds the objective over all designs within the limits, with the evaluations the archive has left.
 
-    What better designs it meets are in the archive. A limit that is neither of time nor of cost nor of a field cannot
-    rule a box out, only a single design; an objective that is not of time, or is to be made worse, is not bounded.
+    What better designs it meets are in the archive. A limit that is neither of time nor of the chip cannot rule a box
+    out, only a single design; an objective that is not of time (energy, price, a user's own), or is to be made worse,
+    is not bounded.
     """
     directions = np.array([direction(axis) for axis in archive.lattice.axes])
-    if objective.name not in OF_TIME or objective.sign != archive.sign:
+    if not _is_one_of(objective, OF_TIME) or objective.sign != archive.sign:
         return Bound(-np.inf, False)
     return _Boxes(archive, directions, archive.most).run()
+
+
+def _is_one_of(metric: Metric, names: tuple[str, ...]) -> bool:
+    """Whether it is the table's metric of one of the names, not a user's own of that name."""
+    return metric.name in names and metric == METRICS[metric.name]
 
 
 def _falls_with_speed(limit: Limit) -> bool:
     """Whether the fastest corner of a box breaks a limit only if all of the box does."""
     metric = limit.measure.metric
     open_end = limit.least == -np.inf if metric.better == "less" else limit.most == np.inf
-    return metric.name in OF_TIME and open_end
+    return _is_one_of(metric, OF_TIME) and open_end
 
 
 class _Boxes:
     def __init__(self, archive: Archive, directions: np.ndarray, most: int):
         self.archive, self.directions, self.most = archive, directions, most
         self.of_time = np.array([_falls_with_speed(limit) for limit in archive.limits], bool)
-        self.of_cost = np.array([self._rises_with_cost(limit) for limit in archive.limits], bool)
+        self.tables = self._tables()
+        of_cost = [i not in self.tables and self._rises_with_cost(limit) for i, limit in enumerate(archive.limits)]
+        self.of_cost = np.array(of_cost, bool)
         self.queue: list[tuple[float, int, np.ndarray, np.ndarray]] = []
         self.count = 0
 
@@ -96,11 +110,26 @@ class _Boxes:
         """Whether the cheapest corner of a box breaks a limit only if all of the box does."""
         if limit.least > -np.inf:
             return False
-        if limit.measure.metric.name in OF_COST:
-            return True
         axes = self.archive.lattice.axes
+        if _is_one_of(limit.measure.metric, OF_COST):
+            return not any(axis.name in _SHRINKING[limit.name] and len(axis) > 1 for axis in axes)
         known = [(axis, d) for axis, d in zip(axes, self.directions, strict=True) if axis.name == limit.name]
         return any(d and (axis.values[-1] > axis.values[0]) == (d > 0) for axis, d in known)
+
+    def _tables(self) -> dict[int, np.ndarray]:
+        """Excess over each limit on the chip of every design, by number of the limit; none where there are too many."""
+        archive, lattice = self.archive, self.archive.lattice
+        early = np.flatnonzero(archive.is_early)
+        if not len(early) or lattice.points > TABULATED:
+            return {}
+        columns = archive.early(lattice.everywhere())
+        limits = {i: archive.limits[i] for i in early.tolist()}
+        return {i: limit.excess(columns[limit.name]).reshape(lattice.sizes) for i, limit in limits.items()}
+
+    def _too_dear(self, low: np.ndarray, high: np.ndarray) -> bool:
+        """Whether every design of a box breaks one limit on the chip."""
+        box = tuple(slice(lo, hi + 1) for lo, hi in zip(low, high, strict=True))
+        return any(table[box].min() > 0 for table in self.tables.values())
 
     def run(self) -> Bound:
         sizes = self.archive.lattice.sizes
@@ -136,6 +165,8 @@ class _Boxes:
     def _add(self, low: np.ndarray, high: np.ndarray) -> None:
         """Queue boxes with what their best corner reaches, unless no design of them can keep the limits."""
         archive = self.archive
+        keeps = np.array([not self._too_dear(lo, hi) for lo, hi in zip(low, high, strict=True)], bool)
+        low, high = low[keeps], high[keeps]
         known = ((self.directions != 0) | (low == high)).all(axis=1)
         for lo, hi in zip(low[~known], high[~known], strict=True):
             self._push(-np.inf, lo, hi)
@@ -148,6 +179,7 @@ class _Boxes:
             for lo, hi in zip(low, high, strict=True):
                 self._push(-np.inf, lo, hi)
             return
+        archive.simulate(fast)
         excess = archive.excess()
         single = (low == high).all(axis=1)
         fails = (excess[fast][:, self.of_time] > 0).any(axis=1) | (excess[cheap][:, self.of_cost] > 0).any(axis=1)

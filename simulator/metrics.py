@@ -14,6 +14,7 @@ import numpy as np
 from simulator.accelerator import Accelerator, AcceleratorError
 from simulator.recurrence import summed
 from simulator.result import Result
+from simulator.unit_costs import costs
 from workloads.trace import nearest
 
 #: How the metric of a mix follows from those of its networks: the weighted sum; the mean over the time or over the
@@ -31,8 +32,9 @@ class Metric:
     """A figure of a design: name, unit, whether `less` or `more` of it is better, meaning.
 
     `of` takes a `Result` of shape S and returns numbers of shape S. `mix` is one of `MIXES`. `whole_network` says
-    that it reads what `simulate.totals` gives: no per-op array but bytes. Raises `DesignSpaceError` for an unknown
-    direction or mix, or an `of` that cannot be called.
+    that it reads what `simulate.totals` gives: no per-op array but bytes. `of_chip` gives the same from the
+    `Accelerator` alone, where the metric is the chip's: limits on it are checked before anything is simulated. Raises
+    `DesignSpaceError` for an unknown direction or mix, or an `of` that cannot be called.
     """
 
     name: str
@@ -42,10 +44,15 @@ class Metric:
     meaning: str = ""
     mix: str = "sum"
     whole_network: bool = False
+    of_chip: Callable[[Accelerator], object] | None = None
 
     def __post_init__(self):
         if not callable(self.of):
             raise DesignSpaceError(f"metric {self.name!r}: of must be a function of a Result, got {self.of!r}")
+        if self.of_chip is not None and not (callable(self.of_chip) and self.mix == "design"):
+            raise DesignSpaceError(
+                f"metric {self.name!r}: of_chip must be a function of an Accelerator, and mix 'design'"
+            )
         for value, valid, what in ((self.better, DIRECTIONS, "better"), (self.mix, MIXES, "mix")):
             if value not in valid:
                 raise DesignSpaceError(f"metric {self.name!r}: unknown {what} {value!r}{nearest(value, valid)}")
@@ -54,6 +61,10 @@ class Metric:
     def sign(self) -> float:
         """+1 where less is better, -1 where more is: values times sign are to be made small."""
         return 1.0 if self.better == "less" else -1.0
+
+    def without_simulation(self, designs: Accelerator) -> np.ndarray:
+        """Values for every design of a space, flat, (designs,), of a metric with `of_chip`; errors as `over`."""
+        return _flat(self.of_chip(designs), designs.shape, self.name, designs.name)
 
     def over(self, parts: Sequence[tuple[Result, float]]) -> np.ndarray:
         """Values for every design of a mix, flat, (designs,). `parts` are results with weights, all on one space.
@@ -66,7 +77,7 @@ class Metric:
             return values * weight if self.mix == "sum" else values
         share = {
             "sum": lambda result: 1.0,
-            "time": lambda result: _flat(result, result.latency_s),
+            "time": lambda result: _of_result(result, result.latency_s, "latency_s"),
             "tokens": lambda result: float(result.trace.sequences * result.trace.tokens),
         }[self.mix]
         weights = [weight * share(result) for result, weight in parts]
@@ -74,23 +85,26 @@ class Metric:
         return total if self.mix == "sum" else total / sum(weights)
 
     def _of(self, result: Result) -> np.ndarray:
-        return _flat(result, self.of(result), self.name)
+        return _of_result(result, self.of(result), self.name)
 
 
-def _flat(result: Result, values, name: str = "latency_s") -> np.ndarray:
-    """Values of shape S, or fewer dimensions, as floats of shape (designs,)."""
+def _of_result(result: Result, values, name: str) -> np.ndarray:
+    return _flat(values, result.shape, name, f"{result.trace.name} on {result.accelerator.name}")
+
+
+def _flat(values, shape: tuple[int, ...], name: str, of: str) -> np.ndarray:
+    """Values of `shape`, or fewer dimensions, as floats of shape (designs,)."""
     try:
         values = np.asarray(values, float)
-        values = np.broadcast_to(values, result.shape).reshape(-1)
+        values = np.broadcast_to(values, shape).reshape(-1)
     except (TypeError, ValueError):
         raise DesignSpaceError(
-            f"metric {name!r} must return a number for each design (shape {result.shape}), got {values!r}"
+            f"metric {name!r} must return a number for each design (shape {shape}), got {values!r}"
         ) from None
     wrong = np.isnan(values)
     if wrong.any():
         raise DesignSpaceError(
-            f"metric {name!r} of {result.trace.name} on {result.accelerator.name} is not a number "
-            f"for {int(wrong.sum())} of {wrong.size} designs"
+            f"metric {name!r} of {of} is not a number for {int(wrong.sum())} of {wrong.size} designs"
         )
     return values
 
@@ -102,19 +116,34 @@ def _dram_bytes(result: Result):
     return values.reshape(result.shape) if len(values) > 1 else values[0]
 
 
+def _price_per_million_tokens(result: Result):
+    """At the derived price of each design: a published list price is that of one design, not of its variants."""
+    chip = result.accelerator
+    listed_usd = chip.price_usd / (1.0 - costs()["price.gross_margin"])
+    return result.price_per_million_tokens_usd(device_price_usd=listed_usd)
+
+
 @dataclass(frozen=True)
 class _Attribute:
-    """A property of a result, or of its chip; a class and not a closure, so that it can travel to another process."""
+    """A property of a result; a class and not a closure, so that it can travel to another process."""
 
     name: str
-    of_chip: bool
 
     def __call__(self, result: Result):
-        owner = result.accelerator if self.of_chip else result
-        value = getattr(owner, self.name, None)
+        return getattr(result, self.name)
+
+
+@dataclass(frozen=True)
+class _ChipAttribute:
+    """A property of a chip."""
+
+    name: str
+
+    def __call__(self, accelerator: Accelerator):
+        value = getattr(accelerator, self.name, None)
         if value is None:
             raise DesignSpaceError(
-                f"metric {self.name!r} cannot be computed for {result.accelerator.name}: "
+                f"metric {self.name!r} cannot be computed for {accelerator.name}: "
                 "it lacks the numbers this follows from"
             )
         return value
@@ -126,34 +155,56 @@ class _Field:
 
     path: str
 
+    def __call__(self, accelerator: Accelerator):
+        return accelerator.fields[self.path]
+
+
+@dataclass(frozen=True)
+class _OfItsChip:
+    """What a function gives for the chip of a result."""
+
+    of_chip: Callable[[Accelerator], object]
+
     def __call__(self, result: Result):
-        return result.accelerator.fields[self.path]
+        return self.of_chip(result.accelerator)
+
+
+def _chip_metric(name: str, of_chip, unit: str = "", meaning: str = "") -> Metric:
+    return Metric(name, _OfItsChip(of_chip), unit, "less", meaning, "design", True, of_chip)
 
 
 def _table() -> dict[str, Metric]:
     rows = (
-        # name, unit, better, mix, of the chip?, totals suffice?, meaning
-        ("latency_s", "s", "less", "sum", False, True, "time of the network"),
-        ("critical_path_s", "s", "less", "sum", False, True, "longest dependent path, the machine unlimited"),
-        ("tokens_per_s", "", "more", "time", False, True, "positions processed per second"),
-        ("sequences_per_s", "", "more", "time", False, True, "sequences processed per second"),
-        ("utilisation", "", "more", "time", False, True, "share of the matrix units' peak"),
-        ("attained_flops_per_s", "FLOP/s", "more", "time", False, True, "operations over latency"),
-        ("dram_bytes", "B", "less", "sum", False, True, "bytes moved at the farthest memory level"),
-        ("energy_j", "J", "less", "sum", False, True, "energy of the network"),
-        ("average_power_w", "W", "less", "time", False, True, "energy over latency"),
-        ("energy_per_token_j", "J", "less", "tokens", False, True, "energy over positions"),
-        ("price_per_million_tokens_usd", "USD", "less", "tokens", False, True, "cost of a million positions"),
-        ("area_mm2", "mm2", "less", "design", True, True, "die area"),
-        ("peak_power_w", "W", "less", "design", True, True, "power with every unit busy"),
-        ("price_usd", "USD", "less", "design", True, True, "price of the part"),
-        ("shoreline_mm", "mm", "less", "design", True, True, "die edge its memory interfaces occupy"),
+        # name, unit, better, mix, totals suffice?, meaning
+        ("latency_s", "s", "less", "sum", True, "time of the network"),
+        ("critical_path_s", "s", "less", "sum", True, "longest dependent path, the machine unlimited"),
+        ("tokens_per_s", "", "more", "time", True, "positions processed per second"),
+        ("sequences_per_s", "", "more", "time", True, "sequences processed per second"),
+        ("utilisation", "", "more", "time", True, "share of the matrix units' peak"),
+        ("attained_flops_per_s", "FLOP/s", "more", "time", True, "operations over latency"),
+        ("dram_bytes", "B", "less", "sum", True, "bytes moved at the farthest memory level"),
+        ("energy_j", "J", "less", "sum", True, "energy of the network"),
+        ("average_power_w", "W", "less", "time", True, "energy over latency"),
+        ("energy_per_token_j", "J", "less", "tokens", True, "energy over positions"),
+        ("price_per_million_tokens_usd", "USD", "less", "tokens", True, "cost of a million positions, derived prices"),
     )
-    special = {"attained_flops_per_s": _Attribute("attained", False), "dram_bytes": _dram_bytes}
-    return {
-        name: Metric(name, special.get(name, _Attribute(name, chip)), unit, better, meaning, mix, whole)
-        for name, unit, better, mix, chip, whole, meaning in rows
+    of_chip = (
+        ("area_mm2", "mm2", "die area"),
+        ("peak_power_w", "W", "power with every unit busy"),
+        ("price_usd", "USD", "price of the part"),
+        ("shoreline_mm", "mm", "die edge its memory interfaces and links take"),
+        ("shoreline_share", "", "that edge over the edge the dies have: above 1 it cannot be built"),
+    )
+    special = {
+        "attained_flops_per_s": _Attribute("attained"),
+        "dram_bytes": _dram_bytes,
+        "price_per_million_tokens_usd": _price_per_million_tokens,
     }
+    found = {
+        name: Metric(name, special.get(name, _Attribute(name)), unit, better, meaning, mix, whole)
+        for name, unit, better, mix, whole, meaning in rows
+    }
+    return found | {name: _chip_metric(name, _ChipAttribute(name), unit, text) for name, unit, text in of_chip}
 
 
 METRICS: dict[str, Metric] = _table()
@@ -189,7 +240,7 @@ def metric(asked, accelerator: Accelerator | None = None) -> Metric:
         path = accelerator.path(name)
         if not isinstance(accelerator.fields.get(path), (float, np.ndarray)):
             raise DesignSpaceError(f"metric {name!r}: {path} of {accelerator.name} is not a number")
-        return Metric(path, _Field(path), meaning="a field of the chip", mix="design", whole_network=True)
+        return _chip_metric(path, _Field(path), meaning="a field of the chip")
     raise DesignSpaceError(f"unknown metric {asked!r}{nearest(asked, [*METRICS, *ALIASES])}")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from simulator import runner
+from simulator import feasible, runner
 from simulator.accelerator import Accelerator
 from simulator.axes import BATCH, axes_of
 from simulator.designs import Block, Grid, Sample, listed
@@ -23,6 +23,7 @@ from simulator.metrics import DesignSpaceError, one_design
 from simulator.mix import Measure, Mix, Part, identity, longest, measured, measures, mix
 from simulator.progress import Progress
 from simulator.sweep_files import Checkpoint, Parts, fingerprint
+from simulator.unit_costs import costs
 from workloads.trace import nearest
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ CHUNKS_A_PART = 64
 class Sweep:
     """The table of a sweep: metrics as columns, parameters computed when they are looked at.
 
-    `designs` were asked for, `evaluated` of them simulated; `complete` unless it was interrupted. `table` holds the
-    rows kept. `sweep["latency_s"]` and `sweep["matrix.count"]` are columns.
+    `designs` were asked for, `evaluated` of them looked at (those beyond a limit on the chip are not simulated);
+    `complete` unless it was interrupted. `table` holds the rows kept.
+    `sweep["latency_s"]` and `sweep["matrix.count"]` are columns.
     """
 
     accelerator: Accelerator
@@ -149,7 +151,8 @@ def sweep(
 
     `metrics`: names of `METRICS`, fields, functions of a `Result`; "NETWORK:NAME" is one network's of a mix.
     `keep`: "all"; "best", the `limit` best by the first metric; "pareto", the front of the first two or three.
-    `subject_to` maps metrics to limits; what breaks one is not kept. `out` names a folder for parquet files of all
+    `subject_to` maps metrics to limits; what breaks one is not kept, and not simulated where the limit is on the chip
+    alone (area, peak power, price, edge, a field). `out` names a folder for parquet files of all
     rows instead (extra `parquet`). With `checkpoint`, a file, a stopped sweep goes on where it stopped; what `out`
     holds is never computed again either. Memory is bounded by what is kept, whatever the number of designs.
 
@@ -167,7 +170,8 @@ def sweep(
     space = _space(accelerator, networks, axes, designs, samples, sampler, seed)
     if keeping.kind == "all" and out is None:
         refuse_too_large(space.designs, len(columns))
-    work = _Work(accelerator, networks, space, columns + _hidden(columns, limits), keeping, executor, progress)
+    early = feasible.of_chip(limits)
+    work = _Work(accelerator, networks, space, columns + _hidden(columns, limits), keeping, early, executor, progress)
     prints = work.fingerprint() if out or checkpoint else ""
     names = [column.name for column in work.columns]
     kept = Kept(keeping, names)
@@ -230,10 +234,18 @@ def batches_of(axes, networks: Mix, what: str) -> list[int | None]:
     return [None] if found is None else [int(batch) for batch in found.values]
 
 
-def chunk_of(parts_of: Mapping, accelerator: Accelerator, blocks: Sequence[Block], columns, keep: Keep) -> Table:
-    """One chunk, simulated and reduced: what an executor runs. `parts_of` maps batches to networks."""
-    tables = []
-    for block in blocks:
+def chunk_of(
+    parts_of: Mapping, accelerator: Accelerator, blocks: Sequence[Block], columns, keep: Keep, limits=()
+) -> Table:
+    """One chunk, simulated and reduced: what an executor runs. `parts_of` maps batches to networks.
+
+    Designs beyond one of `limits`, which are of the chip alone, are not simulated.
+    """
+    tables = [Table(np.empty(0, np.int64), {column.name: np.empty(0) for column in columns})]
+    for whole in blocks:
+        block = feasible.kept(accelerator, whole, limits)
+        if block is None:
+            continue
         values = measured(parts_of[block.batch], accelerator, block, columns)
         ids = block.ids
         tables.append(Table(ids, {name: np.broadcast_to(value, ids.shape) for name, value in values.items()}))
@@ -249,19 +261,22 @@ class _Work:
     space: object
     columns: tuple[Measure, ...]
     keep: Keep
+    early: tuple[Limit, ...]  # limits on the chip alone
     executor: Executor | None
     progress: bool | None
 
     def arguments(self, number: int) -> tuple:
         blocks = self.space.chunk(number)
         parts_of = {block.batch: self.networks.at(block.batch) for block in blocks}
-        return parts_of, self.accelerator, blocks, self.columns, self.keep
+        return parts_of, self.accelerator, blocks, self.columns, self.keep, self.early
 
     def fingerprint(self) -> str:
-        """Fingerprint: networks, accelerator, designs, metrics and what is kept."""
+        """Fingerprint: networks, accelerator and its unit costs, designs, metrics and what is kept."""
         batches = batches_of(self.space.axes, self.networks, "sweep")
         pieces = [identity(self.networks.at(batch)) for batch in batches]
         pieces += [f"{path}={value!r}".encode() for path, value in self.accelerator.fields.items()]
+        silicon = (self.accelerator.family, sorted((name, np.asarray(cost).tolist()) for name, cost in costs().items()))
+        pieces.append(repr(silicon).encode())
         for axis in self.space.axes:
             values = repr(axis.values).encode() if axis.kind == "choice" else axis.values.tobytes()
             pieces += [f"{axis.name} {axis.kind} {axis.continuous}".encode(), values]

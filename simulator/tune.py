@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from simulator import feasible
 from simulator.accelerator import Accelerator
 from simulator.axes import BATCH, axes_of
 from simulator.bound import bound
-from simulator.designs import blocks_of
+from simulator.designs import Block, blocks_of
 from simulator.lattice import Archive, Lattice, rounded, widened
 from simulator.limits import Limit, limits_of
 from simulator.metrics import DesignSpaceError, one_design
@@ -61,7 +62,8 @@ class Evidence:
     `enumerated`: every design was tried. `agreeing` of `searches` local searches from samples far apart ended within
     0.1 % of the best; `kicks` searches from somewhere near the best found nothing better. `local_optimum`: every
     neighbour of it was tried, along each axis and each pair. `bound`: no design within the limits can have a better
-    objective, None where the model proves nothing; `gap` how far from it the best is, as a share.
+    objective, None where the model proves nothing (see `simulator.bound`); `gap` how far from it the best is, as a
+    share.
     """
 
     enumerated: bool
@@ -77,8 +79,8 @@ class Evidence:
 class Tuned:
     """The best designs, best first, as rows of parameters and metrics; `accelerator` is that of the first.
 
-    `tried` of `designs` were evaluated; `points` holds the objective and the limited metrics of each, in the order in
-    which they were.
+    `tried` of `designs` were evaluated, `simulated` of those: the others break a limit on the chip alone. `points`
+    holds the objective and the limited metrics of each tried, in the order in which they were, nan where not simulated.
     """
 
     accelerator: Accelerator
@@ -89,6 +91,7 @@ class Tuned:
     budgets: tuple[Budget, ...] = field(repr=False)
     evidence: Evidence = field(repr=False)
     tried: int
+    simulated: int
     designs: int
     mix: Mix = field(repr=False)
     points: Mapping[str, np.ndarray] = field(repr=False)
@@ -146,6 +149,9 @@ def tune(
     there may be, is an axis like any other. `evaluations`: at most so many designs are tried; by default all of a
     small space, under 5 % of a large one. `top`: how many of the best are returned.
 
+    Limits on the chip alone (area, peak power, price, edge, a field) are checked first: designs beyond them are not
+    simulated, but for those that bound what others can reach, or that a wider limit would let in.
+
     Raises `DesignSpaceError` where no design tried keeps the limits, naming the limit broken and by how much (the
     nearest design is the error's `nearest`), and for arguments that make no sense; `AcceleratorError` for an unknown
     field or a value out of range.
@@ -161,14 +167,12 @@ def tune(
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least):
             raise DesignSpaceError(f"tune: {name} must be a whole number of {least} or more, got {value!r}")
     most = min(_evaluations(lattice.points) if evaluations is None else int(evaluations), lattice.points)
-    columns = (goal, *(limit.measure for limit in limits if limit.name != goal.name))
     size = int(np.clip(CHUNK_OPS // longest(networks, batches), LEAST_CHUNK, MOST_CHUNK))
-    evaluate = _Evaluate(lattice, networks, accelerator, columns, size)
-    archive = Archive(lattice, evaluate, goal.name, sign, limits, most)
+    archive = archive_of(lattice, networks, accelerator, goal, sign, limits, size, most)
 
     searched = _searched(archive, goal, np.random.default_rng(seed))
     best = archive.best()
-    if archive.excess()[best].any():
+    if archive.outside(best):
         raise _infeasible(archive, best)
     order = _order(archive)[:top]
     rows = tuple(_row(archive, place, goal, sign) for place in order)
@@ -177,7 +181,8 @@ def tune(
     about = (chip, goal.name, sign < 0, value, rows, searched.budgets, searched.evidence)
     points = {limit.name: archive.limited[:, i] for i, limit in enumerate(limits)}
     points |= {goal.name: archive.objective * sign}
-    return Tuned(*about, len(archive), lattice.points, networks, points)
+    simulated = int(np.count_nonzero(archive.simulated))
+    return Tuned(*about, len(archive), simulated, lattice.points, networks, points)
 
 
 @dataclass(frozen=True)
@@ -195,10 +200,30 @@ class _Evaluate:
         for start in range(0, len(index), self.size):
             rows = self.lattice.columns(index[start : start + self.size])
             for block in blocks_of(self.lattice.axes, rows, start):
-                parts = self.networks.at(block.batch)
-                for name, values in measured(parts, self.accelerator, block, self.columns).items():
+                for name, values in self._of(block).items():
                     found[name][block.ids] = values
         return found
+
+    def _of(self, block: Block) -> dict[str, np.ndarray]:
+        return measured(self.networks.at(block.batch), self.accelerator, block, self.columns)
+
+
+class _EvaluateChip(_Evaluate):
+    """Columns that need no simulation."""
+
+    def _of(self, block: Block) -> dict[str, np.ndarray]:
+        return feasible.chip_columns(self.accelerator, block, self.columns)
+
+
+def archive_of(
+    lattice: Lattice, networks: Mix, accelerator: Accelerator, goal: Measure, sign: float, limits, size: int, most: int
+) -> Archive:
+    """An empty archive, which simulates `size` designs at once and `most` in all."""
+    columns = (goal, *(limit.measure for limit in limits if limit.name != goal.name))
+    early = tuple(limit.measure for limit in feasible.of_chip(limits))
+    evaluate = _Evaluate(lattice, networks, accelerator, columns, size)
+    of_chip = _EvaluateChip(lattice, networks, accelerator, early, MOST_CHUNK)
+    return Archive(lattice, evaluate, goal.name, sign, limits, most, of_chip, [column.name for column in early])
 
 
 @dataclass(frozen=True)
@@ -342,6 +367,7 @@ def _row(archive: Archive, place: int, goal: Measure, sign: float) -> dict[str, 
 
 def _infeasible(archive: Archive, nearest: int) -> DesignSpaceError:
     """What no design tried keeps, and by how much the nearest one misses it."""
+    archive.simulate(np.arange(len(archive)))  # what each limit alone would let through
     row = _row(archive, nearest, Measure("objective", None), archive.sign)
     missed = []
     for limit, excess, value in zip(archive.limits, archive.excess()[nearest], archive.limited[nearest], strict=True):
