@@ -94,7 +94,7 @@ def test_too_little_to_fit_is_refused(chip):
         calibrate(chip, measurements(two), list(TRUE))
     with pytest.raises(CalibrationError, match="one design is calibrated at a time, got 2"):
         calibrate(chip.replace({"matrix.count": [40, 80]}), measurements(two), ["matrix.sustained"])
-    with pytest.raises(AcceleratorError, match="did you mean 'matrix\\.sustained'"):
+    with pytest.raises(AcceleratorError, match=r"did you mean 'matrix\.sustained'"):
         calibrate(chip, measurements(two), ["matrix.sustaned"])
     with pytest.raises(AcceleratorError, match="needs element type 'bf16'"):
         calibrate(chip, measurements([row | {"dtype": "bf16"} for row in two]), ["matrix.sustained"], calls=False)
