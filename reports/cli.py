@@ -286,19 +286,29 @@ def _accelerator_lines(name: str) -> list[str]:
         known = isinstance(value, (bool, str))
         shown = str(value).lower() if known else format_exact(value, field_unit(entry["field"]))
         rows.append([entry["field"], shown, entry["basis"], entry["source"]])
-    assumed = sum(row[2] in ("assumed", "estimated") for row in rows)
-    cited = [row for row in rows if row[2]]
     facts = [device.title + (f", {device.year}" if device.year else "")]
     facts += ["dense peaks: " + ", ".join([*peaks, f"vector {format_quantity(device.vector_flops_per_s, 'FLOP/s')}"])]
     facts += [textwrap.fill(device.notes, 110)] if device.notes else []
-    share = percent(assumed / max(1, len(cited)))
-    facts += [f"{len(cited)} numbers with a source, {assumed} of them assumed or estimated ({share})"]
+    facts += [_origins([(row[2], row[3]) for row in rows if row[2]])]
     from reports.silicon_validation import silicon_rows
 
     derived = ["derived", "value", "range of the unit costs", "published", "source"]
     parts = ", ".join(f"{part} {mm2:.3g}" for part, mm2 in device.area_by_part_mm2().items() if mm2)
     silicon = table(derived, silicon_rows(device))
     return [*facts, "", table(["field", "value", "basis", "source"], rows), "", silicon, f"area by part, mm2: {parts}"]
+
+
+def _origins(cited: Sequence[tuple[str, str]]) -> str:
+    """How many numbers are measured on this device, inherited from its class, assumed: by (basis, source) of each."""
+    measured = [source for basis, source in cited if basis == "measured"]
+    inherited = sum(source.startswith("class default") for source in measured)
+    fitted = sum(source.startswith("fitted to") for source in measured)
+    assumed = sum(basis in ("assumed", "estimated") for basis, _ in cited)
+    return (
+        f"{len(cited)} numbers with a source: {len(measured) - inherited} measured on this device "
+        f"({fitted} of them fitted to timings), {inherited} inherited from what its class achieves, "
+        f"{assumed} assumed or estimated ({percent(assumed / max(1, len(cited)))})"
+    )
 
 
 def _usual_dtype(device) -> str:

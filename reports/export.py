@@ -43,15 +43,18 @@ def result_document(result, changes: Mapping[str, object] | None = None, profile
     - format: "rooftrace-result"; schema_version: 1; rooftrace: version of the program
     - network: name, sequences (batch), tokens (positions of a sequence), parameters, flops, dtypes
     - accelerator: name, title, family, changes (field: value of what was set on top of the preset)
-    - summary: latency_s, serial_s (ops one at a time), critical_path_s, sequences_per_s, tokens_per_s, utilisation,
+    - summary: latency_s, latency_low_s, latency_high_s (its 80 % interval; null where the chip's constants were fitted
+      to nothing measured, neither on it nor on its class), serial_s (ops one at a time), critical_path_s,
+      sequences_per_s, tokens_per_s, utilisation,
       attained_flops_per_s, intensity_flops_per_byte (farthest memory level), bound (that sets most time),
       time_share_by_bound {bound: share}, time_share_by_layer {layer: share}, footprint_bytes {what: bytes, with
       total}, capacity_bytes, fits, warnings [text]; derived from the chip's silicon: energy_j, average_power_w,
       energy_per_token_j, energy_by_level_j {matrix, vector, special, memory levels, link, static: J},
       price_per_million_tokens_usd
     - ops: one object a row of the executed trace, in program order: row, layer, op, kind, phase, dtype, repeats,
-      serial_steps, batch, m, n, k (columns of the trace); time_s (one run), total_s (all runs), time_share (of
-      serial_s), bound, bounds_s {bound: s of one run}, flops (those the roofline counts, one run), matrix_flops,
+      serial_steps, batch, m, n, k (columns of the trace); time_s (one run), time_low_s, time_high_s (its 80 %
+      interval; null as above), total_s (all runs), time_share (of serial_s), bound, bounds_s {bound: s of one run},
+      flops (those the roofline counts, one run), matrix_flops,
       vector_flops, special_ops (one run), traffic_bytes {memory level: bytes of one run}, intensity_flops_per_byte
       {memory level: FLOP/byte}, attained_flops_per_s, utilisation (of the peak of the unit used), roof_fraction,
       resident (share of recurrent weights kept on chip; null outside a recurrence), energy_j (all runs, with the
@@ -132,9 +135,10 @@ def op_rows(result) -> list[dict]:
 def comparison_rows(results) -> list[dict]:
     """One flat dictionary a result: what `rooftrace compare --csv` writes.
 
-    Columns: network, accelerator, dtype (types joined by "+"), sequences, tokens, latency_s, critical_path_s,
-    sequences_per_s, tokens_per_s, utilisation, attained_flops_per_s, bound, bound_share, footprint_bytes,
-    capacity_bytes, fits, energy_j, average_power_w, energy_per_token_j, price_per_million_tokens_usd.
+    Columns: network, accelerator, dtype (types joined by "+"), sequences, tokens, latency_s, latency_low_s,
+    latency_high_s (80 % interval; empty where nothing was calibrated), critical_path_s, sequences_per_s,
+    tokens_per_s, utilisation, attained_flops_per_s, bound, bound_share, footprint_bytes, capacity_bytes, fits,
+    energy_j, average_power_w, energy_per_token_j, price_per_million_tokens_usd.
     """
     rows = []
     for result in labelled(results).values():
@@ -147,8 +151,8 @@ def comparison_rows(results) -> list[dict]:
             "sequences": result.trace.sequences,
             "tokens": result.trace.tokens,
         }
-        for key in ("latency_s", "critical_path_s", "sequences_per_s", "tokens_per_s", "utilisation"):
-            row[key] = numbers[key]
+        speeds = ("critical_path_s", "sequences_per_s", "tokens_per_s", "utilisation")
+        row |= {key: numbers[key] for key in ("latency_s", "latency_low_s", "latency_high_s", *speeds)}
         row |= {"attained_flops_per_s": numbers["attained_flops_per_s"], "bound": bound, "bound_share": share}
         row["footprint_bytes"] = numbers["footprint_bytes"]["total"]
         rest = ("capacity_bytes", "fits", "energy_j", "average_power_w", "energy_per_token_j")
@@ -172,8 +176,11 @@ def to_json(document: Mapping) -> str:
 
 
 def _summary(result) -> dict:
+    low, high = result.latency_interval_s or (None, None)
     return {
         "latency_s": result.latency_s,
+        "latency_low_s": low,
+        "latency_high_s": high,
         "serial_s": result.serial_s,
         "critical_path_s": result.critical_path_s,
         "sequences_per_s": result.sequences_per_s,
@@ -198,11 +205,14 @@ def _summary(result) -> dict:
 
 def _ops(result) -> list[dict]:
     trace, total, energy_j = result.trace, result.total_s.sum(), result.energy_by_op_j
+    low, high = result.time_interval_s or ([None] * len(trace), [None] * len(trace))
     rows = []
     for row in range(len(trace)):
         op = {"row": row} | {column: trace.columns[column][row] for column in _FROM_TRACE}
         op |= {
             "time_s": result.time_s[row],
+            "time_low_s": low[row],
+            "time_high_s": high[row],
             "total_s": result.total_s[row],
             "time_share": result.total_s[row] / total,
             "bound": str(result.bound[row]),

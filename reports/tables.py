@@ -94,7 +94,8 @@ def header(result) -> str:
 
 
 def summary_table(result, style: str = "text") -> str:
-    """The whole network: latency, throughput, utilisation, time by bound and layer, memory, energy, price, warnings.
+    """The whole network: latency and its 80 % interval, throughput, utilisation, time by bound and layer, memory,
+    energy, price, warnings.
 
     Raises `ReportError` for an array of designs.
     """
@@ -176,9 +177,19 @@ def _runs(repeats: int, steps: int) -> str:
 
 def _latency(result) -> str:
     latency, serial = float(result.latency_s), float(result.serial_s)
-    text = f"{format_quantity(latency, 's')} (longest dependent path {format_quantity(result.critical_path_s, 's')}"
-    # independent ops side by side: say so only where it shows
-    return text + (f", one op at a time {format_quantity(serial, 's')})" if serial > 1.001 * latency else ")")
+    facts = [f"longest dependent path {format_quantity(result.critical_path_s, 's')}"]
+    if serial > 1.001 * latency:  # independent ops side by side: say so only where it shows
+        facts.append(f"one op at a time {format_quantity(serial, 's')}")
+    return f"{format_quantity(latency, 's')}{_interval(result)}; {', '.join(facts)}"
+
+
+def _interval(result) -> str:
+    """' (80 %: 4.70 to 6.10 ms)', in one unit where both ends have the same; '' where nothing was calibrated."""
+    if result.latency_interval_s is None:
+        return ""
+    low, high = (format_quantity(end, "s") for end in result.latency_interval_s)
+    number, _, unit = low.partition(" ")
+    return f" (80 %: {number if high.endswith(f' {unit}') else low} to {high})"
 
 
 def _utilisation(result) -> str:

@@ -407,8 +407,9 @@ class Result:
         return Result(self.trace, accelerator, output)
 
     def to_frame(self):
-        """One row an op as a `pandas.DataFrame` (one design): counts, time, bound and every other bound, bytes and
-        intensity at each level, attained rate, utilisation, share of the roof, resident weights."""
+        """One row an op as a `pandas.DataFrame` (one design): counts, time with its 80 % interval (nan where nothing
+        was calibrated), bound and every other bound, bytes and intensity at each level, attained rate, utilisation,
+        share of the roof, resident weights."""
         import pandas as pd
 
         self._one_design("to_frame")
@@ -416,8 +417,9 @@ class Result:
         columns = {
             name: trace.columns[name] for name in ("layer", "op", "kind", "phase", "dtype", "repeats", "serial_steps")
         }
-        columns |= {"time_s": self.time_s, "total_s": self.total_s, "time_share": self.total_s / self.serial_s}
-        columns |= {"bound": self.bound}
+        low, high = self.time_interval_s or (np.nan, np.nan)
+        columns |= {"time_s": self.time_s, "time_low_s": low, "time_high_s": high}
+        columns |= {"total_s": self.total_s, "time_share": self.total_s / self.serial_s, "bound": self.bound}
         columns |= {f"{name}_bound_s": value for name, value in self.bounds_s.items()}
         columns |= {"flops": self.flops, "vector_flops": trace.vector_flops, "special_ops": trace.special_ops}
         columns |= {f"{level}_bytes": value for level, value in self.traffic_bytes.items()}
@@ -432,13 +434,16 @@ class Result:
         return pd.DataFrame(columns)
 
     def summary(self) -> dict[str, object]:
-        """The whole network as plain numbers (one design)."""
+        """The whole network as plain numbers (one design); None for the ends of an interval nobody can know."""
         self._one_design("summary")
+        low, high = self.latency_interval_s or (None, None)
         shares = {name: float(share) for name, share in self.time_share_by_bound().items()}
         return {
             "network": self.trace.name,
             "accelerator": self.accelerator.name,
             "latency_s": float(self.latency_s),
+            "latency_low_s": None if low is None else float(low),
+            "latency_high_s": None if high is None else float(high),
             "sequences_per_s": float(self.sequences_per_s),
             "tokens_per_s": float(self.tokens_per_s),
             "utilisation": float(self.utilisation),

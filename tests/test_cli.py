@@ -372,6 +372,29 @@ def test_one_accelerator_shows_every_number_with_its_source(run, name):
     assert all(isinstance(device.fields[path], str) for path in without), "a number without a source"
 
 
+@pytest.mark.parametrize("name", ["v100-pcie", "h100-sxm", "tpu-v1"])
+def test_one_accelerator_counts_where_its_numbers_come_from(run, name):
+    """Of a device that was fitted, of one that has its class's constants, of one of a class nobody measured."""
+    said = next(line for line in done(run("accelerators", name)).splitlines() if "numbers with a source" in line)
+    cited = [(row["basis"], row["source"]) for row in preset(name).describe() if row["basis"]]
+    inherited = sum(source.startswith("class default") for _, source in cited)
+    measured = sum(basis == "measured" for basis, _ in cited) - inherited
+    fitted = sum(source.startswith("fitted to") for _, source in cited)
+    assumed = sum(basis in ("assumed", "estimated") for basis, _ in cited)
+    counts = [len(cited), measured, fitted, inherited, assumed]
+    assert [int(n) for n in re.findall(r"(\d+)", said)][:5] == counts
+    assert (fitted > 0) == (name == "v100-pcie")
+    assert (inherited > 0) == (name != "tpu-v1")
+
+
+def test_run_shows_the_interval_of_a_calibrated_chip_alone(run):
+    lines = done(run("run", "lstm-zaremba-large", "--on", "v100-sxm", "--batch", "1")).splitlines()
+    low, high = simulate(network("lstm-zaremba-large", batch=1), preset("v100-sxm")).latency_interval_s
+    shown = f"(80 %: {1e3 * low:.3g} to {format_quantity(high, 's')})"
+    assert shown in next(line for line in lines if line.startswith("latency "))
+    assert "80 %:" not in done(run("run", "tpu-v1-mlp0", "--on", "tpu-v1"))
+
+
 # -- help and version --------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
@@ -213,7 +214,7 @@ def test_the_frame_has_one_row_an_op_and_every_bound(result):
     levels = ("l1", "l2", "dram")
     assert frame.columns.tolist() == [
         *("layer", "op", "kind", "phase", "dtype", "repeats", "serial_steps"),
-        *("time_s", "total_s", "time_share", "bound"),
+        *("time_s", "time_low_s", "time_high_s", "total_s", "time_share", "bound"),
         *(f"{name}_bound_s" for name in ("matrix", "feed", "vector", "special", *levels, "latency")),
         *("flops", "vector_flops", "special_ops"),
         *(f"{level}_bytes" for level in levels),
@@ -250,6 +251,8 @@ def test_the_summary_is_plain_numbers(result):
         "network": "tiny lstm",
         "accelerator": "blocked",
         "latency_s": near(LATENCY_S),
+        "latency_low_s": None,  # nothing was calibrated
+        "latency_high_s": None,
         "sequences_per_s": near(4 / LATENCY_S),
         "tokens_per_s": near(32 / LATENCY_S),
         "utilisation": near(12288 / 128e9 / LATENCY_S),
@@ -269,7 +272,21 @@ def test_the_summary_is_plain_numbers(result):
         "fits": True,
         "warnings": [],
     }
-    assert {type(value) for value in facts.values()} == {str, float, bool, dict, list}
+    assert {type(value) for value in facts.values()} == {str, float, bool, dict, list, type(None)}
+
+
+def test_the_tables_carry_the_interval_of_a_calibrated_chip(trace, blocked):
+    """Every op takes 0.8 to 1.5 times as long as predicted: the frame says so of each; a sum is surer."""
+    spread = {"any": [[1e9, np.log(0.8), np.log(1.5)]]}
+    known = simulate(trace, dataclasses.replace(blocked, spread=spread))
+    frame = known.to_frame()
+    assert frame.time_low_s.tolist() == near((0.8 * frame.time_s).tolist())
+    assert frame.time_high_s.tolist() == near((1.5 * frame.time_s).tolist())
+    facts = known.summary()
+    assert (facts["latency_low_s"], facts["latency_high_s"]) == known.latency_interval_s
+    assert 0.8 < facts["latency_low_s"] / known.latency_s < 1 < facts["latency_high_s"] / known.latency_s < 1.5
+    unknown = simulate(trace, blocked).to_frame()
+    assert unknown[["time_low_s", "time_high_s"]].isna().all(axis=None)
 
 
 def test_the_repr_says_what_matters(result):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -36,6 +37,17 @@ def result(trace, blocked):
 @pytest.fixture
 def many(trace, blocked):
     return simulate(trace, blocked.replace({"memory.dram.bandwidth": np.array([1e10, 2e10])}))
+
+
+@pytest.fixture
+def known(result):
+    """The same on a chip that was calibrated: every op takes 0.8 to 1.5 times as long as predicted."""
+    spread = {"any": [[1e9, math.log(0.8), math.log(1.5)]]}
+    return simulate(result.trace, dataclasses.replace(result.accelerator, spread=spread))
+
+
+def latency_line(result) -> str:
+    return next(line for line in summary_table(result).splitlines() if line.startswith("latency"))
 
 
 def cells(line: str) -> list[str]:
@@ -123,6 +135,19 @@ def test_summary_shows_every_figure(result):
     for figure in ("sequences/s", "tokens/s", f"{percent(result.utilisation)} of the matrix peak", "lstm.0", "weights"):
         assert figure in text
     assert "warning" not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(1e-3, "1.00 ms (80 %: 0.900 to 1.20 ms)"), (0.9e-3, "900 us (80 %: 810 us to 1.08 ms)")],
+)
+def test_latency_is_shown_with_its_interval(flat, seconds, shown):
+    """One op of an operation a nanosecond, 0.9 to 1.2 times as long as predicted; the ends share a unit or name it."""
+    work = {"vector_flops": round(seconds * 1e9), "dtype": "fp32"}
+    trace = Trace.from_rows([{"layer": "a", "op": "add", "kind": "elementwise"} | work])
+    line = latency_line(simulate(trace, dataclasses.replace(flat, spread={"any": [[1e9, np.log(0.9), np.log(1.2)]]})))
+    assert shown in line
+    assert "80 %" not in latency_line(simulate(trace, flat))
 
 
 def test_summary_warns_when_it_does_not_fit(trace, blocked):
@@ -288,6 +313,8 @@ def test_what_is_no_result_is_refused(wrong):
 
 SUMMARY_KEYS = {
     "latency_s",
+    "latency_low_s",
+    "latency_high_s",
     "serial_s",
     "critical_path_s",
     "sequences_per_s",
@@ -310,7 +337,8 @@ SUMMARY_KEYS = {
 }
 OP_KEYS = {
     *("row", "layer", "op", "kind", "phase", "dtype", "repeats", "serial_steps", "batch", "m", "n", "k"),
-    *("time_s", "total_s", "time_share", "bound", "bounds_s", "flops", "matrix_flops", "vector_flops", "special_ops"),
+    *("time_s", "time_low_s", "time_high_s", "total_s", "time_share", "bound", "bounds_s"),
+    *("flops", "matrix_flops", "vector_flops", "special_ops"),
     *("traffic_bytes", "intensity_flops_per_byte", "attained_flops_per_s", "utilisation", "roof_fraction", "resident"),
     "energy_j",
 }
@@ -356,6 +384,19 @@ def test_json_numbers_are_those_of_the_result(result):
     assert ops[1]["resident"] == result.resident[1]
 
 
+def test_intervals_are_those_of_the_result_and_null_where_nothing_was_calibrated(result, known):
+    with_one, without = (json.loads(to_json(result_document(r))) for r in (known, result))
+    ends = ("latency_low_s", "latency_high_s")
+    assert tuple(with_one["summary"][end] for end in ends) == known.latency_interval_s
+    low, high = known.time_interval_s
+    assert [(op["time_low_s"], op["time_high_s"]) for op in with_one["ops"]] == list(zip(low, high, strict=True))
+    assert [without["summary"][end] for end in ends] == [None, None]
+    assert {op[end] for op in without["ops"] for end in ("time_low_s", "time_high_s")} == {None}
+    rows = list(csv.DictReader(io.StringIO(to_csv(comparison_rows([known, result])))))
+    assert tuple(float(rows[0][end]) for end in ends) == known.latency_interval_s
+    assert [rows[1][end] for end in ends] == ["", ""]
+
+
 def test_json_has_null_for_infinite_intensity(trace, blocked):
     result = simulate(trace, blocked.replace({"memory.l2.capacity": 1e6}))
     assert math.isinf(result.intensity["dram"][3])  # the softmax stays on chip
@@ -398,6 +439,7 @@ def test_comparison_csv_columns(result):
     columns = text.splitlines()[0].split(",")
     assert columns[:6] == ["network", "accelerator", "dtype", "sequences", "tokens", "latency_s"]
     assert columns[6:] == [
+        *("latency_low_s", "latency_high_s"),
         *("critical_path_s", "sequences_per_s", "tokens_per_s", "utilisation", "attained_flops_per_s", "bound"),
         *("bound_share", "footprint_bytes", "capacity_bytes", "fits", "energy_j", "average_power_w"),
         *("energy_per_token_j", "price_per_million_tokens_usd"),
