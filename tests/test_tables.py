@@ -139,7 +139,7 @@ def test_summary_shows_every_figure(result):
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(1e-3, "1.00 ms (80 %: 0.900 to 1.20 ms)"), (0.9e-3, "900 us (80 %: 810 us to 1.08 ms)")],
+    [(2e-3, "2.00 ms (80 %: 1.80 to 2.40 ms)"), (0.9e-3, "900 us (80 %: 810 us to 1.08 ms)")],
 )
 def test_latency_is_shown_with_its_interval(flat, seconds, shown):
     """One op of an operation a nanosecond, 0.9 to 1.2 times as long as predicted; the ends share a unit or name it."""
