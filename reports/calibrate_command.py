@@ -11,7 +11,7 @@ import numpy as np
 
 from reports import fits
 from reports.arguments import ReportError, output_path, write_text
-from reports.error_tables import DOUBTFUL, doubt, error_table, percent
+from reports.error_tables import error_table, percent
 from reports.harness import with_calls
 from reports.outcome import Outcome
 from reports.requests import CHIP_SUFFIXES
@@ -21,7 +21,7 @@ from reports.units import field_unit, format_exact, format_quantity, parse_field
 from reports.validate_command import measurement_rows
 from reports.validation import Validation, validate
 from simulator import Accelerator, load_accelerator, preset
-from simulator.calibrate import CONSTANTS, Calibration, CalibrationError, calibrate, held_out, predict
+from simulator.calibrate import CONSTANTS, Calibration, CalibrationError, calibrate, held_out
 from workloads.measured import MEASURED_OPS, MEASURED_PHASES, TIME_UNITS, Measurements, from_timings
 from workloads.trace import ELEMENT_BYTES, nearest
 
@@ -52,12 +52,11 @@ def run(options) -> Outcome:
         output_path(options.out, CHIP_SUFFIXES)
     start = load_accelerator(options.chip) if options.chip.lower().endswith(CHIP_SUFFIXES) else preset(options.chip)
     measurements = named(of_chip(from_timings(options.measurements), start.name), start.name)
-    suspicion = unit_doubt(start, measurements)
     found = fit(start, measurements, parameters(start, options.fit), Path(options.measurements).name)
     lines = report(found)
     if options.out:
         lines += ["", _saved(found, options)]
-    warnings = [*suspicion, *found.calibration.warnings]
+    warnings = list(found.calibration.warnings)
     return Outcome(
         lines=lines,
         notes=[("warning", text) for text in warnings],
@@ -114,12 +113,6 @@ def _range(path: str, text: str) -> tuple[float, float]:
     if not 0 < limits[0] < limits[1]:
         raise ReportError(f"--fit {path}: a range above zero with LOW below HIGH is expected, got {text!r}")
     return limits
-
-
-def unit_doubt(chip: Accelerator, measurements: Measurements) -> list[str]:
-    """A warning where the datasheet is off by a factor that only a wrong unit explains: before a fit hides it."""
-    ratio = float(np.median(predict(chip, measurements) / measurements.time_s))
-    return [] if 1 / DOUBTFUL < ratio < DOUBTFUL else [doubt(measurements.source, ratio)]
 
 
 def fit(chip: Accelerator, measurements: Measurements, fields=None, source: str = "measurements") -> Fit:

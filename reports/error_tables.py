@@ -6,9 +6,7 @@ import numpy as np
 
 from reports.tables import table
 from reports.validation import LINE, NETWORK_LINE, Accuracy, Validation, accuracy, fitted_constants
-
-#: Predictions this many times too long or too short make the unit of the times doubtful.
-DOUBTFUL = 100.0
+from simulator.calibrate import DOUBTFUL
 
 
 def report(validation: Validation, zero_shot: bool = False) -> list[str]:

@@ -43,6 +43,8 @@ PRIOR = 0.02
 SAMPLE, SCREENED, SPREAD, TRIED = 400, 48, 1.0, 5
 #: A constant that changes no residual by more than this when it changes by a factor of e is not determined.
 DETERMINED = 1e-3
+#: Predictions this many times too long or too short make the unit of the times doubtful.
+DOUBTFUL = 100.0
 
 
 class CalibrationError(ValueError):
@@ -143,7 +145,21 @@ def calibrate(
         tried.append((chosen, _screened(chosen, measurements, bounds, harnesses)))
     chosen, start = min(tried, key=lambda found: found[1].cost)
     best = _Fit(chosen, measurements, bounds, harnesses).solve(start.log)
-    return _calibration(chosen, choices, best, measurements, source)
+    found = _calibration(chosen, choices, best, measurements, source)
+    return dataclasses.replace(found, warnings=(*_unit_doubt(accelerator, measurements), *found.warnings))
+
+
+def _unit_doubt(accelerator: Accelerator, measurements) -> list[str]:
+    """A warning where long ops are off by a factor that only a wrong unit explains, before a fit hides it.
+
+    Short ones may be: what a harness adds to a call can be many times their time."""
+    predicted = predict(accelerator, measurements)
+    long = predicted >= np.quantile(predicted, 0.75)
+    ratio = float(np.median(predicted[long] / measurements.time_s[long]))
+    if 1 / DOUBTFUL < ratio < DOUBTFUL:
+        return []
+    told = f"{measurements.source}: predicted times are {ratio:.3g} times the measured ones"
+    return [f"{told}: is the unit of the times right?"]
 
 
 def _parameters(accelerator: Accelerator, parameters) -> tuple[dict, dict]:
@@ -331,9 +347,6 @@ def _calibration(accelerator, choices, found: _Found, measurements, source: str)
         if not low[i] * 1.01 < values[i] < high[i] / 1.01:
             warnings.append(f"{path}: at the edge of its range, {values[i]:.4g}")
         fitted[path] = float(values[i])
-    bias = float(np.median(found.residuals))
-    if abs(bias) > np.log(100):
-        warnings.append(f"predictions are {np.exp(bias):.3g} times what was measured: is the unit of the times right?")
     changes = fitted | {path: accelerator.fields[path] for path in choices}
     count = len(paths)
     note = source or f"fitted to {len(measurements)} measurements of {measurements.source}"
