@@ -136,21 +136,23 @@ class _Boxes:
         self._add(np.zeros((1, len(sizes)), np.int64), sizes[None] - 1)
         while self.queue:
             taken = [heapq.heappop(self.queue) for _ in range(min(_TOGETHER, len(self.queue)))]
-            best = self._best()
-            open_ = [box for box in taken if box[0] < best - NEAR * abs(best)]
+            best, near = self._best()
+            open_ = [box for box in taken if box[0] < near]
             if not open_:
-                return Bound(best - NEAR * abs(best) if np.isfinite(best) else best, np.isfinite(best))
+                return Bound(near, np.isfinite(best))
             if len(self.archive) + 4 * len(open_) > self.most:
                 return Bound(min(best, taken[0][0]), False)
             low, high = (np.concatenate(parts) for parts in zip(*(self._split(*box[2:]) for box in open_), strict=True))
             self._add(low, high)
-        best = self._best()
-        return Bound(best - NEAR * abs(best) if np.isfinite(best) else best, np.isfinite(best))
+        best, near = self._best()
+        return Bound(near, np.isfinite(best))
 
-    def _best(self) -> float:
+    def _best(self) -> tuple[float, float]:
+        """Objective of the best found, inf where none keeps the limits; and from where on a box is not worth it."""
         archive = self.archive
         inside = (archive.excess() == 0).all(axis=1)
-        return float(archive.objective[inside].min()) if inside.any() else np.inf
+        best = float(archive.objective[inside].min()) if inside.any() else np.inf
+        return best, best - NEAR * abs(best) if np.isfinite(best) else best
 
     def _split(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Two halves, across an axis nothing is known of while there is one, else across the longest."""
