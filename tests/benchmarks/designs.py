@@ -105,7 +105,8 @@ def beside_streaming(trace, metrics: list[str]) -> None:
     with counting() as sizes:
         measured(networks.at(None), chip, Block(marked, block.numbers, block.batch), columns)
     model, stream = least_s(lambda: measured(networks.at(None), chip, block, columns), 20), streamed_s(list(sizes), 20)
-    print(f"  {', '.join(metrics)}: {block.ids.size:,} designs, {len(sizes)} array operations of {sum(sizes):,} numbers: "
+    what = f"{len(sizes)} array operations of {sum(sizes):,} numbers"
+    print(f"  {', '.join(metrics)}: {block.ids.size:,} designs, {what}: "
           f"{1e3 * model:.2f} ms, {model / stream:.1f} times what streaming them takes")  # fmt: skip
 
 

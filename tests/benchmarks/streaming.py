@@ -1,8 +1,8 @@
 """How long numpy needs just to stream the array operations of a chunk: the floor any numpy program stands on.
 
 Every array operation of one call of the model is counted by the shape of its result; then `np.add` runs over arrays of
-the same sizes into a buffer, as many times. What the model does beyond that - wider arithmetic, selections, the
-interpreter - is the ratio.
+the same sizes into a buffer, as many times. Picking elements by index is not counted. What the model does beyond that -
+wider arithmetic, selections, the interpreter - is the ratio.
 """
 
 from __future__ import annotations
