@@ -88,8 +88,8 @@ def weighted(found: dict[str, float]) -> float:
 
 
 def test_tpu_v1_four_times_the_memory_bandwidth():
-    """Figure 11: about 3 times on (weighted) average. The model has no stall a faster memory leaves, so it may say
-    more; four times is what bandwidth alone can bring."""
+    """Figure 11: about 3 times on (weighted) average. The model has no stall a faster memory leaves, so it says more
+    (3.8); four times is what bandwidth alone can bring."""
     found = speedups({"memory.dram.bandwidth": 4})
     assert 2.4 < weighted(found) <= 4
     assert all(found[name] > 2.4 for name in MEMORY_BOUND)
@@ -105,8 +105,9 @@ def test_tpu_v1_four_times_the_clock():
 
 
 def test_tpu_v1_a_matrix_unit_twice_as_wide():
-    """Figure 11: 512 x 512 instead of 256 x 256 gains nothing on average: edges of 600 x 600 matrices waste it."""
+    """Figure 11: 512 x 512 instead of 256 x 256 gains nothing on average: edges of 600 x 600 matrices waste it.
+    Weights stored in whole tiles cost their bandwidth too, so that the model loses more (0.85)."""
     wider = {"matrix.tile_n": 2, "matrix.tile_k": 2, "matrix.macs_per_cycle.int8": 4}
     found = speedups(wider | {"matrix.load_cycles": 2, "matrix.feed_bytes_per_cycle": 2})
-    assert weighted(found) <= 1.02
+    assert 0.8 < weighted(found) <= 1.02
     assert found["lstm1"] < 0.9

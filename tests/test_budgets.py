@@ -228,6 +228,22 @@ def test_a_metric_of_the_users_own_is_bounded_by_nothing_whatever_its_name():
     assert found.value == pytest.approx(best, rel=1e-3)
 
 
+def test_the_bound_holds_where_vector_lanes_take_over_products(monkeypatch):
+    """At 909 vector FLOP a cycle the lanes do all products and the matrix units vanish: more of them, less area."""
+    monkeypatch.setattr(BOUND, "TABULATED", 0)
+    axes = {"vector.flops_per_cycle": np.linspace(880, 940, 7), "matrix.clock": np.linspace(0.5e9, 2e9, 6)}
+    everything = sweep(LSTM, CHIP, metrics=["latency_s", "area_mm2"], **axes)
+    area = everything["area_mm2"].reshape(7, 6)[:, 0]
+    assert area[-1] < area[0]
+    best = everything["latency_s"][everything["area_mm2"] <= area[-1]].min()
+    for most in (4, 12):
+        assert bound(archive_of(CHIP, axes, {"area_mm2": area[-1]}, most), METRICS["latency_s"]).value <= best
+
+    # a box whose cheapest corner breaks the limit while its other end keeps it
+    archive = archive_of(CHIP, axes, {"area_mm2": area[-1]}, 100)
+    assert not BOUND._Boxes(archive, np.array([1, 1]), 100).of_cost.any()
+
+
 def test_nothing_found_yet_rules_no_box_out():
     """With no design within the limits so far, there is no best to compare boxes with: the bound stays below all."""
     limits = {"area_mm2": 200, "latency_s": 4e-4}

@@ -41,8 +41,9 @@ def test_the_module_example_runs():
     assert out.getvalue().startswith("Result('LSTM' on 'v100-sxm': latency ")
 
 
-def test_the_search_example_prints_what_the_readme_shows():
-    code, printed = fenced("python")[2], fenced("text")[1]
+@pytest.mark.parametrize("example", [(2, 1), (3, 2)], ids=["searches", "best chips"])
+def test_the_design_examples_print_what_the_readme_shows(example):
+    code, printed = fenced("python")[example[0]], fenced("text")[example[1]]
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         exec(compile(code, "README.md", "exec"), {})
@@ -54,6 +55,17 @@ def test_the_command_shown_with_its_output_prints_it(capsys):
     command, _, printed = block.partition("\n")
     assert main(command.removeprefix("$ rooftrace ").split()) == 0
     assert capsys.readouterr().out.rstrip() == printed.rstrip()
+
+
+def test_the_opening_question_is_one_command(capsys, tmp_path):
+    """400 mm2, 75 W, two stacks: an answer within the budget, with its reason, near what any design could reach."""
+    line = re.search(r"^\$ rooftrace (tune gnmt bert-large .*area=400mm2,power=75W.*)$", README, re.MULTILINE)[1]
+    chart = tmp_path / "tune.png"
+    assert main([str(chart) if word == "tune.png" else word for word in line.split()]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^peak power +7\d\.\d W +<= 75\.0 W", out, re.MULTILINE)
+    assert re.search(r"^no design within the limits is better than .* <0\.1 % from the best$", out, re.MULTILINE)
+    assert chart.stat().st_size > 5000
 
 
 def published() -> dict[str, float]:

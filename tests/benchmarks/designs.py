@@ -1,6 +1,6 @@
 """How many designs a second, how much memory, and what other tools do: `python tests/benchmarks/designs.py`.
 
-`--largest 1e8` sweeps up to that many designs (10^7 unless told). `--peers` installs genz-llm and llm-flops from the
+`--largest 1e7` sweeps up to that many designs (10^6 unless told). `--peers` installs genz-llm and llm-flops from the
 package index into a temporary environment and times them on the same network in the same run. Machines differ and are
 shared: nothing in the test suite asserts a time, and ratios within one run travel better than rates.
 """
@@ -19,8 +19,13 @@ import venv
 from pathlib import Path
 
 import numpy as np
+from streaming import Counted, counting, least_s, streamed_s
 
-from simulator import preset, sensitivity, sweep, tune
+from simulator import preset, sensitivity, simulate, sweep, tune
+from simulator.axes import axes_of
+from simulator.designs import Block, Grid
+from simulator.mix import measured, measures, mix
+from simulator.sweep import CHUNK_OPS, LEAST_CHUNK, MOST_CHUNK
 from workloads import lstm, network
 
 #: Points a second of two other tools on Llama 2 7B, 4096 positions: what each needs to answer for one chip.
@@ -67,17 +72,47 @@ def peak_bytes() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def swept(trace, designs: int, keep: str = "pareto") -> float:
-    """Designs a second of a sweep that keeps the front of time, units and bandwidth."""
+def swept(trace, designs: int, keep: str = "pareto", first: str = "latency_s") -> float:
+    """Designs a second of a sweep that keeps the front of a metric, units and bandwidth."""
     space = axes(designs)
     start = time.perf_counter()
-    metrics = ["latency_s", "matrix.count", "memory.dram.bandwidth"]
+    metrics = [first, "matrix.count", "memory.dram.bandwidth"]
     found = sweep(trace, preset("a100-sxm-80gb"), metrics=metrics, keep=keep, progress=False, **space)
     took = time.perf_counter() - start
     rate = found.designs / took
     print(f"  {found.designs:12,} designs  {rate:10,.0f} designs/s  {took:8.1f} s   {len(found):6,} kept, "
           f"peak memory {peak_bytes() / 1e9:.2f} GB")  # fmt: skip
     return rate
+
+
+def simulated(trace, designs: int) -> None:
+    """Prints the designs a second of one call of `simulate` with arrays, every op and level in the result."""
+    chip = preset("a100-sxm-80gb").grid(axes(designs))
+    start = time.perf_counter()
+    simulate(trace, chip)
+    took = time.perf_counter() - start
+    print(f"  {chip.designs:12,} designs  {chip.designs / took:10,.0f} designs/s  by simulate, all arrays kept")
+
+
+def beside_streaming(trace, metrics: list[str]) -> None:
+    """Prints the time of one chunk of a sweep, on one core, over that of streaming its array operations."""
+    chip, networks = preset("a100-sxm-80gb"), mix(trace, "benchmark")
+    size = int(np.clip(CHUNK_OPS // len(trace), LEAST_CHUNK, MOST_CHUNK))
+    grid = Grid(axes_of(chip, axes(10**6), "benchmark"), size, list(chip.memory)[-1])
+    (block,) = grid.chunk(grid.chunks // 2)
+    columns = measures(metrics, networks, chip)
+    marked = {p: v.view(Counted) if isinstance(v, np.ndarray) else v for p, v in block.changes.items()}
+    with counting() as sizes:
+        measured(networks.at(None), chip, Block(marked, block.numbers, block.batch), columns)
+    model, stream = least_s(lambda: measured(networks.at(None), chip, block, columns), 20), streamed_s(list(sizes), 20)
+    what = f"{len(sizes)} array operations of {sum(sizes):,} numbers"
+    print(f"  {', '.join(metrics)}: {block.ids.size:,} designs, {what}: "
+          f"{1e3 * model:.2f} ms, {model / stream:.1f} times what streaming them takes")  # fmt: skip
+
+
+def paired(first, second, times: int = 3) -> float:
+    """The rate of one call over that of another, run in turn so that a busy machine slows both: the median."""
+    return float(np.median([first() / second() for _ in range(times)]))
 
 
 def peers() -> dict[str, float]:
@@ -95,7 +130,7 @@ def peers() -> dict[str, float]:
 def main() -> None:
     """Run every benchmark and print what it found."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--largest", type=float, default=1e7, help="designs of the largest sweep")
+    parser.add_argument("--largest", type=float, default=1e6, help="designs of the largest sweep")
     parser.add_argument("--peers", action="store_true", help="install and time other tools too")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, numpy {np.__version__}, Python {sys.version.split()[0]}")
@@ -103,15 +138,24 @@ def main() -> None:
     chip = preset("a100-sxm-80gb")
     two_layers = lstm(layers=2, hidden=1024, batch=1, sequence_length=50, dtype="fp16")
     bert = network("bert-large", dtype="fp16")
-    print("2-layer LSTM (target: 1,000,000 designs/s, flat)")
-    rates = [swept(two_layers, size) for size in (10**4, 10**5, 10**6, 10**7, 10**8) if size <= options.largest]
-    print(f"  slowest over fastest beyond the first: {min(rates[1:]) / max(rates[1:]):.2f}")
-    print("BERT-large (target: 300,000 designs/s)")
-    swept(bert, 10**5)
-    swept(bert, 10**6)
+    for name, trace, target in (("2-layer LSTM", two_layers, "1,000,000"), ("BERT-large", bert, "300,000")):
+        print(f"{name} (target: {target} designs/s)")
+        swept(trace, 10**5)
+        swept(trace, 10**6)
+        swept(trace, 10**5, first="energy_j")
+        simulated(trace, 10**4)
+        print(f"{name}, one chunk on one core (target: within 3 times)")
+        beside_streaming(trace, ["latency_s"])
+        beside_streaming(trace, ["latency_s", "energy_j"])
+    print("flat in the number of designs, each beside 10,000")
+    for size in (size for size in (10**5, 10**6, 10**7, 10**8) if size <= options.largest):
+        ratio = paired(
+            lambda size=size: swept(two_layers, size), lambda: swept(two_layers, 10**4), 3 if size < 1e7 else 1
+        )
+        print(f"  {ratio:.2f} times the rate of 10,000 designs")
     print("LSTM of 131,072 steps over one of 128, same sweep")
     short, long = (lstm(1, 1024, sequence_length=steps, dtype="fp16") for steps in (128, 131_072))
-    print(f"  {swept(long, 10**5) / swept(short, 10**5):.2f} times the rate")
+    print(f"  {paired(lambda: swept(long, 10**5), lambda: swept(short, 10**5)):.2f} times the rate")
 
     start = time.perf_counter()
     sensitivity(bert, chip)
