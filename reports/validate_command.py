@@ -26,8 +26,9 @@ from reports.validation import (
     was_fitted,
 )
 from reports.zero_shot import leave_one_out
-from simulator import Accelerator, calibrate, load_accelerator, preset, presets
+from simulator import Accelerator, load_accelerator, preset, presets
 from simulator.accelerator import call_times
+from simulator.calibrate import held_out
 from workloads.measured import Measurements
 from workloads.trace import nearest
 
@@ -172,7 +173,7 @@ def _fitted(measurements: Measurements, chips: Mapping, files: Sequence[str]) ->
         if any(name in chip.citations[path].source for path in fitted_constants(chip) for name in names)
     ]
     own = ~np.isin(measurements.set, sets())
-    seen = np.isin(measurements.device, cited) & ~calibrate.held_out(measurements)
+    seen = np.isin(measurements.device, cited) & ~held_out(measurements)
     return np.where(own, seen, was_fitted(measurements, chips))
 
 

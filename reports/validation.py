@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from simulator import Accelerator, calibrate, preset, presets
+from simulator import Accelerator, preset, presets
 from simulator.accelerator import call_times
+from simulator.calibrate import held_out, predict, predict_interval
 from workloads.measured import Measurements
 from workloads.trace import TRAFFIC, Trace
 
@@ -106,9 +107,9 @@ def validate(
         rows = np.flatnonzero((measurements.device == device) & (missing == ""))
         if len(rows):
             part, chip = measurements.select(rows), chips[device]
-            columns["predicted"][rows] = calibrate.predict(chip, part, calls.get(device, {}))
+            columns["predicted"][rows] = predict(chip, part, calls.get(device, {}))
             if chip.spread:
-                ends = calibrate.predict_interval(chip, part, calls.get(device, {}))
+                ends = predict_interval(chip, part, calls.get(device, {}))
                 columns["low"][rows], columns["high"][rows] = ends
             columns["step"][rows], columns["layer"][rows] = roofline_s(chip, part)
     return Validation(
@@ -129,7 +130,7 @@ def was_fitted(measurements: Measurements, chips: Mapping[str, Accelerator]) -> 
     """Which measurements a calibration saw: not held out, and of a set that a fitted constant of their chip cites."""
     seen = {(device, name) for device, chip in chips.items() for name in _cited(chip)}
     keys = zip(measurements.device.tolist(), measurements.set.tolist(), strict=True)
-    return np.array([key in seen for key in keys], bool) & ~calibrate.held_out(measurements)
+    return np.array([key in seen for key in keys], bool) & ~held_out(measurements)
 
 
 def _cited(chip: Accelerator) -> set[str]:

@@ -15,6 +15,7 @@ from simulator.accelerator import (
     presets,
 )
 from simulator.axes import LogRange
+from simulator.calibrate import Calibration, CalibrationError, calibrate
 from simulator.metrics import METRICS, DesignSpaceError, Metric
 from simulator.pareto import knee, pareto_front
 from simulator.result import Result
@@ -28,6 +29,8 @@ __all__ = [
     "Abilities",
     "Accelerator",
     "AcceleratorError",
+    "Calibration",
+    "CalibrationError",
     "DesignSpaceError",
     "Latency",
     "Link",
@@ -42,6 +45,7 @@ __all__ = [
     "Tuned",
     "VectorUnits",
     "WhatIf",
+    "calibrate",
     "knee",
     "load_accelerator",
     "pareto_front",
