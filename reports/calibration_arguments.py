@@ -90,7 +90,7 @@ def _add_machine(parser: argparse.ArgumentParser, text: str) -> None:
         "--threads",
         type=whole(1),
         metavar="N",
-        help="threads of an op (all cores; one where others are busy)",
+        help="threads of an op (one; more are timed truly only where nothing else runs)",
     )
     group.add_argument("--quick", action="store_true", help="in about 20 s, with fewer sizes")
 

@@ -29,7 +29,7 @@ from workloads.measured import Measurements, measurements
 NAME = "this-machine"
 #: Budgets of the two ways to measure [s].
 FULL, QUICK = Plan(budget_s=60.0), Plan(budget_s=10.0, sample_s=3e-4, least_rounds=3)
-#: Cores' worth of other programs from which only one thread is timed, by its own processor time.
+#: Cores' worth of other programs that are worth a note where several threads are timed.
 BUSY = 0.25
 #: How long the load of the machine is watched before measuring [s].
 WATCHED_S = 0.5
@@ -85,8 +85,8 @@ class Session:
 def setting(backend_name: str, device: str = "cpu", threads: int | None = None, quick: bool = False) -> Setting:
     """Choose threads and clock; nothing is measured yet but the load of the machine.
 
-    Without `threads` an op may use every core, or one where other programs are busy: threads that wait for each
-    other suffer from every other program, one thread's processor time does not.
+    Without `threads` PyTorch uses one, timed by its own processor time: what other programs do then counts little, and
+    thin products take alike in all its libraries, which divide them among threads in different ways.
 
     Raises `ReportError`: an unknown backend or device, PyTorch, a GPU or scipy missing, threads numpy cannot set.
     """
@@ -98,15 +98,13 @@ def setting(backend_name: str, device: str = "cpu", threads: int | None = None, 
         if threads is not None:
             raise ReportError("threads: a GPU has none; leave it out with --device cuda")
         return Setting(machine, found, 1, time.perf_counter, quick)
-    if threads is None and found.name == "torch":
-        load = other_load()
-        threads = 1 if load > BUSY or machine.cores == 1 else machine.cores
-        if load > BUSY:
-            notes.append(
-                f"other programs keep {load:.1f} of {machine.cores} cores busy: one thread is timed, by its own "
-                "processor time; --threads N chooses otherwise"
-            )
-    chosen = found.use_threads(threads, machine.cores)
+    chosen = found.use_threads(1 if threads is None and found.name == "torch" else threads, machine.cores)
+    load = other_load() if chosen > 1 else 0.0
+    if load > BUSY:
+        notes.append(
+            f"other programs keep {load:.1f} of {machine.cores} cores busy: threads that wait for each other suffer "
+            "from every one of them, one thread would not"
+        )
     clock = time.thread_time if chosen == 1 else time.perf_counter
     return Setting(machine, found, chosen, clock, quick, tuple(notes))
 
