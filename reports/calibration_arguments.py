@@ -90,7 +90,7 @@ def _add_machine(parser: argparse.ArgumentParser, text: str) -> None:
         "--threads",
         type=whole(1),
         metavar="N",
-        help="threads of an op (one; more are timed truly only where nothing else runs)",
+        help="threads of an op (1, timed by its own processor time)",
     )
     group.add_argument("--quick", action="store_true", help="in about 20 s, with fewer sizes")
 
