@@ -22,17 +22,25 @@ def save(chart, path, dpi: int = 200) -> Path:
     written to.
     """
     place = output_path(path, CHART_SUFFIXES)
+    write_atomically(place, rendered(chart, place.suffix[1:].lower(), dpi))
+    return place
+
+
+def rendered(chart, form: str, dpi: int = 200) -> bytes:
+    """Axes or a figure as the content of a "png", "svg" or "pdf" file; the same chart is the same bytes.
+
+    Raises `ReportError` for something that is no chart.
+    """
     figure = getattr(getattr(chart, "figure", None), "figure", None)  # of axes, of a subfigure, or itself
     if not hasattr(figure, "savefig"):
         raise ReportError(f"axes or a figure are expected, got {type(chart).__name__}")
     from matplotlib import rc_context
 
-    form, body = place.suffix[1:].lower(), io.BytesIO()
+    body = io.BytesIO()
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
     with rc_context({"svg.hashsalt": "rooftrace"}):  # else the identifiers in an svg are random
         figure.savefig(body, format=form, dpi=dpi, metadata=undated)
-    write_atomically(place, body.getvalue())
-    return place
+    return body.getvalue()
 
 
 def new_axes(ax, size: tuple[float, float]):

@@ -1,8 +1,8 @@
-"""The command line: `rooftrace run`, `compare`, `sweep`, `tune`, `validate`, `calibrate` and others; see `COMMANDS`.
+"""The command line: `rooftrace run`, `compare`, `sweep`, `tune`, `validate`, `study` and others; see `COMMANDS`.
 
 Parses, calls, prints. Results go to standard output, notes and errors to standard error. Exit status: 0 done, 2 bad
 input or a file that cannot be read or written, 130 interrupted, 141 the reader of a pipe went away, 1 a mistake of the
-program itself, or a stated accuracy that `validate --check` finds wrong.
+program itself, a stated accuracy that `validate --check` finds wrong, or one of several studies that could not be run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reports import calibration_arguments, design_arguments, export
+from reports import calibration_arguments, design_arguments, export, study_arguments
 from reports.arguments import ReportError, labelled, output_path, write_text
 from reports.cli_arguments import STDOUT, UsageError, parser
 from reports.explain import percent
@@ -25,6 +25,7 @@ from reports.measured import compare_table, measured_summary
 from reports.options import check_outputs, workloads
 from reports.requests import Workload, chip
 from reports.sources import TRACE_SUFFIXES
+from reports.studies import StudyError
 from reports.tables import comparison_table, header, op_table, summary_table, table
 from reports.units import UnitError, field_unit, format_exact, format_quantity
 from simulator import AcceleratorError, DesignSpaceError, load_accelerator, preset, presets, simulate
@@ -32,7 +33,11 @@ from simulator.calibrate import CalibrationError
 from workloads import TraceError, network, network_info, networks
 from workloads.trace import nearest
 
-BAD_INPUT = (UsageError, ReportError, UnitError, TraceError, AcceleratorError, DesignSpaceError, CalibrationError)
+#: Errors whose message is all a user needs.
+BAD_INPUT = (
+    *(UsageError, ReportError, UnitError, TraceError, AcceleratorError, DesignSpaceError),
+    *(CalibrationError, StudyError),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,15 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _command(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()
         return status
-    except (
-        UsageError,
-        ReportError,
-        UnitError,
-        TraceError,
-        AcceleratorError,
-        DesignSpaceError,
-        CalibrationError,
-    ) as error:
+    except BAD_INPUT as error:
         return _failed(str(error))
     except BrokenPipeError:
         _silence_stdout()
@@ -67,14 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def commands():
     """The parser of the whole command line."""
-    return parser(design_arguments.add_commands, calibration_arguments.add_commands)
+    return parser(design_arguments.add_commands, calibration_arguments.add_commands, study_arguments.add_commands)
 
 
 def _command(argv: list[str]) -> int:
     try:
-        options, unknown = parser(design_arguments.add_commands, calibration_arguments.add_commands).parse_known_args(
-            argv
-        )
+        options, unknown = commands().parse_known_args(argv)
     except SystemExit as leaving:  # --help and --version have printed what they had to
         return int(leaving.code or 0)
     if unknown:
@@ -243,6 +238,12 @@ def _tune(options) -> int:
     return _shown(tune_command(options), options)
 
 
+def _study(options) -> int:
+    from reports.study_command import study_command
+
+    return _shown(study_command(options), options)
+
+
 COMMANDS = {
     "run": _run,
     "compare": _compare,
@@ -255,6 +256,7 @@ COMMANDS = {
     "trace": _trace,
     "validate": _validate,
     "calibrate": _calibrate,
+    "study": _study,
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from reports.requests import chip
 from simulator import Accelerator
+from workloads.trace import nearest
 
 #: How a claim can fare.
 VERDICTS = ("holds", "holds in part", "does not hold")
@@ -19,23 +21,53 @@ class StudyError(ValueError):
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """Numbers of a study. Each row has an entry for each column: text, or a number shown as `formats` of its column
-    says (a format spec, "{:.3g}" where none is given); units stand in the column names."""
+    says (a format spec, "{:.3g}"; without one a float has three digits and a whole number all of them); units stand
+    in the column names. Raises `StudyError` for a row of another length or a format of no column."""
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
     formats: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self):
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise StudyError(
+                    f"table {self.caption!r}: a row has {len(row)} cells where there are {len(self.columns)} columns"
+                )
+        for name in self.formats:
+            if name not in self.columns:
+                raise StudyError(f"table {self.caption!r}: no column {name!r}{nearest(name, self.columns)}")
+
+    def cells(self) -> list[list[str]]:
+        """Every row as text."""
+        formats = [self.formats.get(column) for column in self.columns]
+        return [[shown(value, form) for value, form in zip(row, formats, strict=True)] for row in self.rows]
+
+    def numeric(self) -> list[str]:
+        """The columns that hold numbers alone, or none."""
+        columns = zip(*self.rows, strict=True)
+        return [
+            name
+            for name, values in zip(self.columns, columns, strict=False)
+            if all(value is None or is_number(value) for value in values)
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
     """A figure of a study. `draw` makes a new matplotlib figure; `alt` says in words what it shows, from its numbers;
-    `caption` stands under it and `source` says where its numbers come from."""
+    `caption` stands under it and `source` says where its numbers come from. Raises `StudyError` without them."""
 
     draw: Callable[[], object]
     alt: str
     caption: str
     source: str
+
+    def __post_init__(self):
+        for name in ("alt", "caption", "source"):
+            if not getattr(self, name).strip():
+                raise StudyError(f"a chart needs text for {name}: {self.caption or self.alt or 'an unnamed one'}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +82,18 @@ class Outside:
     note: str = ""
 
     @property
+    def range(self) -> tuple[float, float]:
+        """Low and high end of what is published, which are the same for a number."""
+        return self.published if isinstance(self.published, tuple) else (self.published, self.published)
+
+    @property
     def discrepancy(self) -> float:
         """Computed over published, less one; 0 within a published range, else from its nearer end."""
-        low, high = self.published if isinstance(self.published, tuple) else (self.published, self.published)
-        return self.computed / min(max(self.computed, low), high) - 1.0
+        low, high = self.range
+        end = min(max(self.computed, low), high)
+        if self.computed == end:
+            return 0.0
+        return self.computed / end - 1.0 if end else math.copysign(math.inf, self.computed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +101,8 @@ class Finding:
     """What a run of a study found; every sentence is made from numbers of the run.
 
     holds: one of `VERDICTS`. verdict: what the numbers say of the claim. limits: where the claim holds and where it
-    stops. numbers: the figures the verdict rests on, by name with unit, for json and for tests.
+    stops. numbers: the figures the verdict rests on, by name with unit, for json and for tests. Raises `StudyError`
+    for another `holds`.
     """
 
     holds: str
@@ -71,6 +112,10 @@ class Finding:
     tables: Sequence[Table]
     charts: Sequence[Chart]
     outside: Sequence[Outside] = ()
+
+    def __post_init__(self):
+        if self.holds not in VERDICTS:
+            raise StudyError(f"holds must be one of {', '.join(VERDICTS)}, got {self.holds!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,3 +150,23 @@ class Study:
     setup: str
     sources: Sequence[str]
     run: Callable[[Bench], Finding]
+
+
+def shown(value: object, form: str | None = None) -> str:
+    """An entry as text: three digits of a float and all of a whole number, unless a format spec says otherwise."""
+    value = value.item() if hasattr(value, "item") else value  # of numpy
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, (int, float)):
+        return "" if value is None else str(value)
+    if math.isnan(value):
+        return "n/a"
+    if form:
+        return form.format(value)
+    return str(value) if isinstance(value, int) else f"{float(f'{value:.3g}'):g}"
+
+
+def is_number(value: object) -> bool:
+    """Whether an entry is a number of Python or numpy, and no truth value."""
+    value = value.item() if hasattr(value, "item") else value
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

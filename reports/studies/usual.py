@@ -1,0 +1,43 @@
+"""What several studies share: the element type a chip is used in, and what holds a result back, in three classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from simulator import Accelerator, Result
+
+#: Element types in the order in which one would choose them for these networks.
+PREFERRED = ("fp16", "bf16", "fp8", "int8", "fp32")
+
+
+def element_type(chip: Accelerator) -> str:
+    """The type a chip is used in: a 16-bit float where it has one."""
+    return next((dtype for dtype in PREFERRED if dtype in chip.dtypes), chip.dtypes[0])
+
+
+def held_back(result: Result) -> dict[str, float]:
+    """Share of the time (0..1) set by "memory" (every level, and the feed of operands), "waits" (launches and steps
+    that depend on one another) and "arithmetic" (all else)."""
+    shares = {"memory": 0.0, "waits": 0.0, "arithmetic": 0.0}
+    for bound, share in result.time_share_by_bound().items():
+        if bound in result.accelerator.memory or bound in ("feed", "link"):
+            shares["memory"] += float(share)
+        else:
+            shares["waits" if bound == "latency" else "arithmetic"] += float(share)
+    return shares
+
+
+def largest(shares: dict[str, float]) -> str:
+    """The class with the largest share."""
+    return max(shares, key=shares.get)
+
+
+def span(values: Sequence[float], form: str, unit: str = "") -> str:
+    """'1 to 5 ms', or '5 ms' where both ends are the same as shown."""
+    low, high = (form.format(end) for end in (min(values), max(values)))
+    return f"{low if low == high else f'{low} to {high}'} {unit}".rstrip()
+
+
+def count_of(hits: int, total: int) -> str:
+    """'all 18', 'none of 18' or '7 of 18'."""
+    return f"all {total}" if hits == total else f"none of {total}" if not hits else f"{hits} of {total}"

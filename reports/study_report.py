@@ -1,0 +1,80 @@
+"""What a run of a study gave, drawn and ready to be written down or sent from another process."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reports.canvas import rendered
+from reports.studies import Bench, Finding, Study, study
+
+#: An svg up to this size is kept; a larger one, of many marks, becomes a png. [bytes]
+SVG_MOST_BYTES = 90_000
+PNG_DPI = 150
+#: How a study fared that could not be run.
+FAILED = "could not be run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A chart as the content of a file: `form` is "svg" or "png"."""
+
+    form: str
+    data: bytes
+    alt: str
+    caption: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A study's texts, what a run of it found (None where it failed, and `failure` says why) and its charts, drawn.
+
+    The finding's own charts are left out: they draw, and do not travel between processes.
+    """
+
+    name: str
+    title: str
+    question: str
+    claim: str
+    setup: str
+    sources: Sequence[str]
+    finding: Finding | None
+    pictures: Sequence[Picture] = ()
+    failure: str = ""
+
+    @property
+    def holds(self) -> str:
+        """How the claim fared: one of `VERDICTS`, or `FAILED`."""
+        return self.finding.holds if self.finding else FAILED
+
+
+def report(of: Study, finding: Finding) -> Report:
+    """The report of a study on what it found. Draws."""
+    pictures = [_picture(chart) for chart in finding.charts]
+    return Report(**_texts(of), finding=dataclasses.replace(finding, charts=()), pictures=pictures)
+
+
+def attempt(name: str, bench: Bench) -> Report:
+    """The report of a study by name, whatever happens: an error of it becomes the report's `failure`."""
+    texts = {"name": name, "title": name, "question": "", "claim": "", "setup": "", "sources": ()}
+    try:
+        of = study(name)
+        texts = _texts(of)
+        return report(of, of.run(bench))
+    except Exception as error:  # the others are not to be lost
+        return Report(**texts, finding=None, failure=f"{type(error).__name__}: {error}")
+
+
+def _texts(of: Study) -> dict[str, object]:
+    return {field: getattr(of, field) for field in ("name", "title", "question", "claim", "setup", "sources")}
+
+
+def _picture(chart) -> Picture:
+    figure, form = chart.draw(), "svg"
+    data = rendered(figure, form)
+    if len(data) > SVG_MOST_BYTES:
+        form = "png"
+        data = rendered(figure, form, PNG_DPI)
+    return Picture(form=form, data=data, alt=chart.alt, caption=chart.caption, source=chart.source)

@@ -1,0 +1,53 @@
+"""Many studies at once, in two processes: each finishes or fails by itself."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Sequence
+
+from reports.studies import Bench
+from reports.study_report import Report, attempt
+
+#: Processes that run studies side by side.
+WORKERS = 2
+
+
+def run_all(names: Sequence[str], bench: Bench, on_done: Callable[[Report], None]) -> list[Report]:
+    """The reports of studies by name, in that order; `on_done` is called with each as it finishes.
+
+    A study that fails, or whose process ends, is a report that says so.
+    """
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from multiprocessing import get_context
+
+    if len(names) < 2:
+        found = {name: attempt(name, bench) for name in names}
+        for done in found.values():
+            on_done(done)
+        return list(found.values())
+    found = {}
+    # spawned, as a fork of a process with threads of a library may hang
+    pool = ProcessPoolExecutor(min(WORKERS, len(names)), get_context("spawn"), _ignore_interrupts)
+    try:
+        futures = {pool.submit(attempt, name, bench): name for name in names}
+        for future in as_completed(futures):
+            name = futures[future]
+            found[name] = _outcome(future, name)
+            on_done(found[name])
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [found[name] for name in names]
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches the workers too; the parent stops them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _outcome(future, name: str) -> Report:
+    """What a worker sent back, or that it did not."""
+    try:
+        return future.result()
+    except Exception as error:  # the process ended, or its report cannot be sent
+        texts = {"name": name, "title": name, "question": "", "claim": "", "setup": "", "sources": ()}
+        return Report(**texts, finding=None, failure=f"{type(error).__name__}: {error}")
