@@ -10,7 +10,7 @@ def add_commands(commands) -> None:
     parser = command_parser(
         commands,
         "study",
-        "a claim about networks and chips, checked: question, numbers, charts, verdict; without a name the list of them",
+        "a claim about networks and chips, checked: numbers, charts and a verdict; without a name the list of them",
         "rooftrace study",
         "rooftrace study memory-bound",
         "rooftrace study memory-bound --on v100-sxm h100-sxm --set memory.dram.bandwidth=4TB/s --chart ridge.png",

@@ -18,7 +18,7 @@ from reports.study_report import FAILED, Report, report
 from reports.study_runs import run_all
 from reports.study_text import SIGNS, text
 from reports.tables import table
-from simulator import AcceleratorError, preset, presets
+from simulator import AcceleratorError, presets
 
 
 def study_command(options) -> Outcome:

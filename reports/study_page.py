@@ -9,14 +9,15 @@ from html import escape
 from urllib.parse import quote
 
 from reports.studies import Table
-from reports.studies.study import shown
 from reports.study_about import About
-from reports.study_report import FAILED, Picture, Report
+from reports.study_report import Picture, Report
 from reports.study_style import STYLE
 from reports.study_text import OUTSIDE_COLUMNS, OUTSIDE_NUMBERS, SIGNS, outside_rows
 
 #: What a page may be large. [bytes]
 MOST_BYTES = 5_000_000
+#: Rows of a table that is not folded away, and letters of a cell that is not broken.
+MOST_OPEN, SHORT = 16, 28
 _LINK = re.compile(r"https?://[^\s<>\"']+[^\s<>\"'.,;:)\]]")
 #: Of a data: address in double quotes.
 _SAFE = "!$&'()*+,-./:;=?@_~ "
@@ -93,7 +94,7 @@ def _finding(one: Report) -> list[str]:
         pairs = Table(
             caption="Figures the verdict rests on", columns=("figure", "value"), rows=[*found.numbers.items()]
         )
-        lines.append(f"<details><summary>{pairs.caption}</summary>{_table(pairs)}</details>")
+        lines.append(_table(pairs))
     if found.outside:
         caption = "Published elsewhere, beside what is computed here"
         rows = outside_rows(found.outside)
@@ -128,19 +129,29 @@ def _table(table: Table) -> str:
 
 def _rows(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str]) -> str:
     """A table in a container of its own, which scrolls where the page is narrow; the first cell names its row."""
-    looks = [' class="number"' if column in numeric else "" for column in columns]
-    head = "".join(f'<th scope="col"{look}>{escape(column)}</th>' for column, look in zip(columns, looks, strict=True))
+    kinds = [_kind(column in numeric, [row[n] for row in rows]) for n, column in enumerate(columns)]
+    head = "".join(f'<th scope="col"{kind}>{escape(column)}</th>' for column, kind in zip(columns, kinds, strict=True))
     body = []
     for row in rows:
-        cells = [f"<td{look}>{_linked(cell)}</td>" for cell, look in zip(row, looks, strict=True)]
-        cells[0] = f'<th scope="row"{looks[0]}>{_linked(row[0])}</th>'
+        cells = [f"<td{kind}>{_linked(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)]
+        cells[0] = f'<th scope="row"{kinds[0]}>{_linked(row[0])}</th>'
         body.append(f"<tr>{''.join(cells)}</tr>")
-    return (
+    table = (
         f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0">\n'
-        f"<table><caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
+        f"<table><caption><span>{escape(caption)}</span></caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
         + "\n".join(body)
         + "\n</tbody></table>\n</div>"
     )
+    if len(rows) <= MOST_OPEN:
+        return table
+    return f"<details><summary>{escape(caption)} ({len(rows)} rows)</summary>{table}</details>"
+
+
+def _kind(numeric: bool, cells: Sequence[str]) -> str:
+    """How the cells of a column are set: numbers flush right, short ones never broken."""
+    if numeric:
+        return ' class="number"'
+    return ' class="short"' if all(len(cell) <= SHORT for cell in cells) else ""
 
 
 def _prose(said: str) -> str:

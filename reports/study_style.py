@@ -32,11 +32,13 @@ img {{ display: block; max-width: 100%; height: auto; }}
 .scroll {{ overflow-x: auto; margin: 1rem 0; }}
 table {{ border-collapse: collapse; font-size: 0.875rem; overflow-wrap: normal; }}
 caption {{ text-align: left; font-weight: 600; padding: 0.3em 0; }}
+caption span {{ position: sticky; left: 0; display: inline-block; max-width: min(100%, calc(100vw - 2rem)); }}
 th, td {{ padding: 0.25em 0.7em 0.25em 0; text-align: left; vertical-align: top; font-weight: 400;
   border-bottom: 1px solid #e0e0e0; min-width: 3rem; max-width: 22rem; }}
 thead th {{ font-weight: 600; vertical-align: bottom; border-bottom: 1px solid {INK}; }}
 .number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
-thead .number {{ white-space: normal; }}
+.short {{ white-space: nowrap; }}
+thead .number, thead .short {{ white-space: normal; }}
 summary {{ cursor: pointer; font-weight: 600; }}
 @media print {{
   body {{ max-width: none; padding: 0; font-size: 10pt; }}
@@ -44,6 +46,7 @@ summary {{ cursor: pointer; font-weight: 600; }}
   figure, tr, .badge {{ break-inside: avoid; }}
   h2, h3, caption {{ break-after: avoid; }}
   .scroll {{ overflow: visible; }}
+  details::details-content {{ content-visibility: visible; height: auto; }}
   a {{ color: inherit; text-decoration: none; }}
 }}
 """

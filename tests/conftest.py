@@ -1,10 +1,12 @@
-"""What the tests share: the tolerances, a four-op trace and three chips small enough to compute by hand."""
+"""What the tests share: the tolerances, the command line, a four-op trace and three chips small enough to compute by
+hand."""
 
 from __future__ import annotations
 
 import hypothesis
 import pytest
 
+from reports.cli import main
 from simulator import Accelerator
 from workloads import Trace
 
@@ -17,6 +19,19 @@ hypothesis.settings.register_profile(
     "fixed", derandomize=True, deadline=None, database=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Runs a command line in an empty folder; returns exit status, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        status = main(list(argv))
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_cli import done, refused, run  # noqa: F401 - run is a fixture
+from command import done, refused
 
 import simulator.mix
 from simulator import Metric, preset, simulate, sweep, tune, what_if
@@ -276,7 +276,7 @@ VARY = ("lstm-zaremba-large", "--on", "hypothetical", "--vary", "matrix.count=10
         "memory.sram.capacity=4MB:256MB:5")  # fmt: skip
 
 
-def test_every_budget_can_be_typed(run):  # noqa: F811
+def test_every_budget_can_be_typed(run):
     out = done(run("sweep", *VARY, "--metric", "latency_s", *SILICON, *COSTS, "--budget",
                    "area=400mm2,power=200W,shoreline=60mm,shoreline_share=1,price=2kUSD"))  # fmt: skip
     assert "mm2" in out
@@ -287,7 +287,7 @@ def test_every_budget_can_be_typed(run):  # noqa: F811
     assert "beyond a limit on the chip, not simulated" in out
 
 
-def test_an_empty_sweep_says_which_limit_and_by_how_much(run):  # noqa: F811
+def test_an_empty_sweep_says_which_limit_and_by_how_much(run):
     out = done(run("sweep", *VARY, "--budget", "area=20mm2,latency=1s"))
     least = CHIP.replace({"matrix.count": 10, "memory.sram.capacity": 4e6}).area_mm2
     assert f"area <= 20.0 mm2 is missed by {100 * (least / 20 - 1):.0f} %" in out
@@ -301,7 +301,7 @@ def test_an_empty_sweep_says_which_limit_and_by_how_much(run):  # noqa: F811
     assert "peak_power_w <= 1 is missed by" in said
 
 
-def test_an_unbounded_goal_says_so(run):  # noqa: F811
+def test_an_unbounded_goal_says_so(run):
     vary = ("--vary", "matrix.count=10:100", "memory.sram.capacity=4MB:256MB:40")
     out = done(run("tune", *VARY[:3], *vary, "--minimise", "energy_j", "--budget", "area=100mm2"))
     assert "nothing is proved of how much better energy could be" in out

@@ -8,10 +8,10 @@ import itertools
 
 import numpy as np
 import pytest
+from command import refused
 
 from reports import fits
 from reports.calibrate_command import column_lines, correlations, fit, of_chip, parameters
-from reports.cli import main
 from reports.harness import calls_of, with_calls
 from simulator import AcceleratorError, load_accelerator, preset
 from simulator.calibrate import CONSTANTS, held_out, predict
@@ -19,27 +19,6 @@ from workloads.measured import MEASURED_OPS, TIME_UNITS, from_timings, measureme
 
 CALL_S = 2e-5
 SIZES = (96, 250, 512, 1000, 2048, 4096)
-
-
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    """Runs a command line in an empty folder; returns exit status, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        status = main(list(argv))
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
-
-
-def refused(outcome) -> str:
-    status, out, err = outcome
-    assert (status, out) == (2, "")
-    assert err.startswith("rooftrace: error: ")
-    assert err.count("\n") == 1
-    return err.removeprefix("rooftrace: error: ").rstrip()
 
 
 def products() -> list[dict]:

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import done, refused
 
 from reports import cli, export
 from reports.arguments import ReportError
-from reports.cli import main
 from reports.requests import Workload, chip, substitute
 from reports.units import format_quantity
 from simulator import AcceleratorError, preset, presets, simulate
@@ -25,36 +25,6 @@ from workloads.training import training
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ("run", "lstm-acoustic", "--on", "v100-sxm")
-
-
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    """Runs a command line in an empty folder; returns exit status, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        status = main(list(argv))
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
-
-
-def done(outcome) -> str:
-    """Standard output of a command that worked and had nothing to say on standard error."""
-    status, out, err = outcome
-    assert (status, err) == (0, "")
-    return out
-
-
-def refused(outcome) -> str:
-    """The one line of a command that was refused."""
-    status, out, err = outcome
-    assert status == 2
-    assert out == ""
-    assert err.startswith("rooftrace: error: ")
-    assert err.count("\n") == 1
-    return err.removeprefix("rooftrace: error: ").rstrip()
 
 
 # -- run ---------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import done, refused, run  # noqa: F401 - run is a fixture
+from command import done, refused
 
 from reports.design_arguments import budgets, candidates
 from reports.units import format_quantity
@@ -35,7 +35,7 @@ def chip():
 # -- sweep and pareto ----------------------------------------------------------------------------------
 
 
-def test_sweep_shows_the_best(run, chip):  # noqa: F811
+def test_sweep_shows_the_best(run, chip):
     out = done(run(*SWEEP, "--metric", "latency_s", "utilisation", "--top", "3"))
     lines = out.splitlines()
     assert lines[0] == f"bert-base on 28 designs of {chip.title} (v100-sxm)"
@@ -46,7 +46,7 @@ def test_sweep_shows_the_best(run, chip):  # noqa: F811
     assert lines[-1] == "... 25 more"
 
 
-def test_sweep_writes_csv_json_and_chart(run, chip):  # noqa: F811
+def test_sweep_writes_csv_json_and_chart(run, chip):
     out = done(run(*SWEEP, "--csv", "rows.csv", "--json", "rows.json", "--chart", "heat.png", "--keep", "all"))
     assert out
     expected = simulate(network("bert-base"), chip.grid(AXES)).latency_s.reshape(-1).tolist()
@@ -60,13 +60,13 @@ def test_sweep_writes_csv_json_and_chart(run, chip):  # noqa: F811
     assert Path("heat.png").stat().st_size > 5000
 
 
-def test_numbers_on_standard_output_stand_alone(run):  # noqa: F811
+def test_numbers_on_standard_output_stand_alone(run):
     rows = list(csv.DictReader(io.StringIO(done(run(*SWEEP, "--csv", "-")))))
     assert len(rows) == 28
     assert json.loads(done(run(*SWEEP, "--json", "-")))["rows"]
 
 
-def test_batches_mixes_budgets_and_samples(run):  # noqa: F811
+def test_batches_mixes_budgets_and_samples(run):
     out = done(run("sweep", "gnmt", "--on", "h100-sxm", "--vary", "batch=1,4,16", "--metric", "tokens_per_s",
                    "--chart", "u.png"))  # fmt: skip
     assert out.splitlines()[3].split()[0] == "16"
@@ -82,19 +82,19 @@ def test_batches_mixes_budgets_and_samples(run):  # noqa: F811
     assert "on 50 designs" in out
 
 
-def test_one_field_is_drawn_as_a_path(run):  # noqa: F811
+def test_one_field_is_drawn_as_a_path(run):
     done(run(*SWEEP[:4], "--vary", "memory.dram.bandwidth=1TB/s:4TB/s:5", "--chart", "path.svg"))
     assert Path("path.svg").exists()
 
 
-def test_pareto_shows_the_front(run, chip):  # noqa: F811
+def test_pareto_shows_the_front(run, chip):
     out = done(run("pareto", *SWEEP[1:], "--metric", "latency_s", "matrix.count", "--chart", "front.png"))
     found = sweep(network("bert-base"), chip, metrics=["latency_s", "matrix.count"], keep="pareto", **AXES)
     assert f"{len(found)} of them no other beats in latency_s, matrix.count" in out
     assert Path("front.png").stat().st_size > 5000
 
 
-def test_parquet_and_checkpoint(run):  # noqa: F811
+def test_parquet_and_checkpoint(run):
     pd = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow", reason="needs pyarrow: pip install 'rooftrace[parquet]'")
     assert "written to rows" in done(run(*SWEEP, "--out", "rows"))
@@ -125,7 +125,7 @@ def test_ctrl_c_keeps_what_is_done(tmp_path):
 # -- sensitivity and tune ------------------------------------------------------------------------------
 
 
-def test_sensitivity_shows_what_would_help(run, chip):  # noqa: F811
+def test_sensitivity_shows_what_would_help(run, chip):
     out = done(run("sensitivity", "lstm-zaremba-large", "--on", "v100-sxm", "--batch", "1", "--chart", "t.png",
                    "--json", "s.json", "--csv", "s.csv"))  # fmt: skip
     found = sensitivity(network("lstm-zaremba-large", batch=1), chip)
@@ -141,7 +141,7 @@ def test_sensitivity_shows_what_would_help(run, chip):  # noqa: F811
     assert Path("t.png").stat().st_size > 5000
 
 
-def test_tune_shows_the_best_and_why(run, chip):  # noqa: F811
+def test_tune_shows_the_best_and_why(run, chip):
     out = done(run("tune", "bert-base", "--on", "v100-sxm", "--minimise", "latency_s", *VARY,
                    "--budget", "matrix.count=100,memory.dram.bandwidth=1TB/s", "--chart", "tune.png",
                    "--json", "tune.json", "--csv", "tune.csv"))  # fmt: skip
@@ -157,14 +157,14 @@ def test_tune_shows_the_best_and_why(run, chip):  # noqa: F811
     assert Path("tune.png").stat().st_size > 5000
 
 
-def test_a_deadline_and_a_batch(run):  # noqa: F811
+def test_a_deadline_and_a_batch(run):
     out = done(run("tune", "gnmt", "--on", "v100-sxm", "--maximise", "tokens_per_s",
                    "--vary", "matrix.count=80", "--budget", "latency=60ms,batch=64"))  # fmt: skip
     assert "batch" in out
     assert "<= 60.0 ms" in out
 
 
-def test_an_infeasible_budget_is_one_line(run):  # noqa: F811
+def test_an_infeasible_budget_is_one_line(run):
     said = refused(run("tune", "bert-base", "--on", "v100-sxm", "--minimise", "latency_s", *VARY, "--budget",
                        "latency=1us"))  # fmt: skip
     assert "latency_s <= 1e-06 is missed by" in said
@@ -230,7 +230,7 @@ def test_budgets_are_read_in_their_units(chip):
         ((), "--vary"),
     ],
 )
-def test_bad_sweeps_are_one_line(run, argv, said):  # noqa: F811
+def test_bad_sweeps_are_one_line(run, argv, said):
     assert said in refused(run("sweep", "bert-base", "--on", "v100-sxm", *argv))
 
 
@@ -243,5 +243,5 @@ def test_bad_sweeps_are_one_line(run, argv, said):  # noqa: F811
         (("sensitivity", "bert-base", "--on", "v100-sxn"), "did you mean 'v100-sxm'"),
     ],
 )
-def test_other_bad_commands_are_one_line(run, argv, said):  # noqa: F811
+def test_other_bad_commands_are_one_line(run, argv, said):
     assert said in refused(run(*argv))

@@ -9,9 +9,9 @@ import sys
 import warnings
 
 import pytest
+from command import done, refused
 
 from reports import ReportError, charts
-from reports.cli import main
 from reports.measured import compare_rows, measured_points
 from reports.roofline_markers import marker_area
 from reports.sources import kind_of, read
@@ -40,19 +40,6 @@ PROFILE = {"schemaVersion": 1, "traceEvents": [LINEAR, RELU]}
 
 
 @pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    """Runs a command line in an empty folder; returns exit status, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        status = main(list(argv))
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
-
-
-@pytest.fixture
 def write(tmp_path):
     """Writes a file in that folder, gzipped where the name says so."""
 
@@ -63,22 +50,6 @@ def write(tmp_path):
         return name
 
     return put
-
-
-def done(outcome) -> str:
-    """Standard output of a command that worked and had nothing to say on standard error."""
-    status, out, err = outcome
-    assert (status, err) == (0, "")
-    return out
-
-
-def refused(outcome) -> str:
-    """The one line of a command that was refused."""
-    status, out, err = outcome
-    assert (status, out) == (2, "")
-    assert err.startswith("rooftrace: error: ")
-    assert err.count("\n") == 1
-    return err.removeprefix("rooftrace: error: ").rstrip()
 
 
 # -- what a name names -------------------------------------------------------------------------------

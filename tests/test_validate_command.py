@@ -8,8 +8,8 @@ import json
 
 import numpy as np
 import pytest
+from command import done, refused
 
-from reports.cli import main
 from reports.error_tables import cells, doubts, error_table, percent, roofline_cell
 from reports.shipped import shipped
 from reports.validation import accuracy, validate
@@ -19,33 +19,6 @@ from workloads.measured import from_timings
 
 SMALL = ("validate", "--on", "titan-x-pascal", "--set", "deepbench-inference")
 ERRORS = {"bias", "median", "mean", "p90", "worst", "fitted_mean", "roofline_mean", "roofline_layer_mean", "coverage"}
-
-
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    """Runs a command line in an empty folder; returns exit status, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*argv: str) -> tuple[int, str, str]:
-        status = main(list(argv))
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
-
-
-def done(outcome) -> str:
-    status, out, err = outcome
-    assert (status, err) == (0, "")
-    return out
-
-
-def refused(outcome) -> str:
-    status, out, err = outcome
-    assert (status, out) == (2, "")
-    assert err.startswith("rooftrace: error: ")
-    assert err.count("\n") == 1
-    return err.removeprefix("rooftrace: error: ").rstrip()
 
 
 def timings(path, rows, unit="time_us", head="op,m,n,k,dtype"):

@@ -46,7 +46,7 @@ def intensity(trace: Trace) -> float:
 
 
 def ridge_flops_per_byte(chip: Accelerator) -> float:
-    """Matrix peak over bandwidth of the farthest memory, both of the datasheet."""
+    """Matrix peak, at the clock the chip holds, over the bandwidth of its farthest memory."""
     far = list(chip.memory.values())[-1]
     return float(chip.peak_flops_per_s(element_type(chip)) / far.bandwidth_bytes_per_s)
 
@@ -138,11 +138,11 @@ def _holds(n: Mapping[str, float]) -> str:
 def _verdict(n: Mapping[str, float]) -> str:
     ridges = span((n["ridge_low_flops_per_byte"], n["ridge_high_flops_per_byte"]), "{:.0f}", "FLOP/byte")
     said = (
-        f"At batch 1, {count_of(n['recurrent_left_of_ridge'], n['recurrent_pairs'])} pairs of recurrent network and chip "
-        f"lie left of the ridge: {_range(n, 'recurrent')} FLOP/byte against ridges of {ridges}. They use "
-        f"{_used(n, 'recurrent')} of the matrix peak. Most of their time goes to memory in {n['recurrent_mostly_memory']} "
-        f"pairs, to waiting for launches and the step before in {n['recurrent_mostly_waits']}, to arithmetic in "
-        f"{n['recurrent_mostly_arithmetic']}.\n"
+        f"At batch 1, {count_of(n['recurrent_left_of_ridge'], n['recurrent_pairs'])} pairs of recurrent network and "
+        f"chip lie left of the ridge: {_range(n, 'recurrent')} FLOP/byte against ridges of {ridges}. They use "
+        f"{_used(n, 'recurrent')} of the matrix peak. Most of their time goes to memory in "
+        f"{n['recurrent_mostly_memory']} pairs, to waiting for launches and the step before in "
+        f"{n['recurrent_mostly_waits']}, to arithmetic in {n['recurrent_mostly_arithmetic']}.\n"
     )
     for group, name in (("prefill", f"The Transformer's prefill of {POSITIONS} positions"),
                         ("decode", "Its next token against a cache"), ("convolution", "ResNet-50")):  # fmt: skip
@@ -161,18 +161,18 @@ def _limits(n: Mapping[str, float], chips: Sequence[Accelerator]) -> str:
     said += " on some chip and none on another. " if math.isinf(at[1]) and not math.isinf(at[0]) else ". "
     if n["widest_that_never_crosses"]:
         said += (
-            f"Up to {n['widest_that_never_crosses']} units no batch does on at least one of the {len(chips)} chips, since "
-            "state and gate sums grow with the batch as the arithmetic does. "
+            f"Up to {n['widest_that_never_crosses']} units no batch does on at least one of the {len(chips)} chips, "
+            "since state and gate sums grow with the batch as the arithmetic does. "
         )
     if n["recurrent_mostly_waits"]:
         said += (
-            f"Where waits take the time ({n['recurrent_mostly_waits']} of {n['recurrent_pairs']} pairs: weights that stay "
-            "on chip, or steps shorter than a launch), more bandwidth would not help either. "
+            f"Where waits take the time ({n['recurrent_mostly_waits']} of {n['recurrent_pairs']} pairs: weights that "
+            "stay on chip, or steps shorter than what starts them), more bandwidth would not help either. "
         )
     if n["decode_left_of_ridge"]:
         said += (
-            f"Being memory-bound is no property of recurrence alone: one token of a Transformer is left of the ridge on "
-            f"{count_of(n['decode_left_of_ridge'], n['decode_pairs'])} chips."
+            "Being memory-bound is no property of recurrence alone: one token of a Transformer is left of the ridge "
+            f"on {count_of(n['decode_left_of_ridge'], n['decode_pairs'])} chips."
         )
     return said.strip()
 
@@ -234,7 +234,7 @@ def _interval(result: Result) -> str:
 
 
 def _charts(lying, ridges, dtypes, batches, widths, n: Mapping[str, float]) -> list[Chart]:
-    source = "computed by this study; ridges from datasheet peak and bandwidth"
+    source = "computed by this study; ridges from the peak and bandwidth of each chip"
     low, high = (min if end == "low" else max for end in ("low", "high"))
     ends = [f(f(line.values()) for line in ridges_of.values()) for ridges_of, f in ((lying, low), (lying, high))]
     return [
@@ -242,17 +242,17 @@ def _charts(lying, ridges, dtypes, batches, widths, n: Mapping[str, float]) -> l
             draw=lambda: intensity_chart(lying, ridges, dtypes),
             alt=f"Dots show FLOP per byte of each network at batch 1, 16 and 256, from {ends[0]:.3g} to {ends[1]:.3g}; "
             f"vertical lines the ridges of {len(ridges)} chips, from {min(ridges.values()):.0f} to "
-            f"{max(ridges.values()):.0f} FLOP/byte. At batch 1 the recurrent networks stand at {_range(n, 'recurrent')}, "
-            f"far left; the Transformer's prefill at {_range(n, 'prefill')}.",
+            f"{max(ridges.values()):.0f} FLOP/byte. At batch 1 the recurrent networks stand at "
+            f"{_range(n, 'recurrent')}; the Transformer's prefill at {_range(n, 'prefill')}.",
             caption="Arithmetic intensity of each network, every op reading its operands anew, and the chips' ridges.",
             source=source,
         ),
         Chart(
             draw=lambda: utilisation_chart(batches, widths, HIDDEN),
-            alt=f"Two charts of utilisation of the matrix peak by an LSTM on {len(batches)} chips. Left, against batch: "
-            f"{_ends(batches)}. Right, against hidden size at batch 1: {_ends(widths)}.",
-            caption=f"Utilisation of the matrix peak by an LSTM of {LAYERS} layers over {STEPS} steps. Marker: what takes "
-            "most of the time.",
+            alt=f"Two charts of utilisation of the matrix peak by an LSTM on {len(batches)} chips. Left, against "
+            f"batch: {_ends(batches)}. Right, against hidden size at batch 1: {_ends(widths)}.",
+            caption=f"Utilisation of the matrix peak by an LSTM of {LAYERS} layers over {STEPS} steps. Marker: what "
+            "takes most of the time.",
             source="computed by this study",
         ),
     ]
@@ -273,7 +273,7 @@ def _outside() -> list[Outside]:
     rates = evidence.products("v100-pcie")
     large = rates.judged & (rates.flops >= 1e11)
     found.append(_of_rates(rates, large, "products of 0.1 TFLOP or more, fp32 on v100-pcie", evidence.NEUSIGHT))
-    chip, left, agreeing = preset("tpu-v1"), 0, 0
+    chip, left = preset("tpu-v1"), 0
     for name, published in evidence.tpu_v1_flops_per_s().items():
         result = simulate(network(f"tpu-v1-{name.lower()}"), chip)
         left += largest(held_back(result)) == "memory"
@@ -288,7 +288,7 @@ def _outside() -> list[Outside]:
             computed=left,
             unit="networks",
             source="Jouppi et al., ISCA 2017, figure 5",
-        )  # fmt: skip
+        )
     )
     return found
 
@@ -308,16 +308,17 @@ STUDY = Study(
     name="memory-bound",
     title="Who is memory-bound, and where the ridge is",
     question="Which networks wait for memory rather than compute, on which chips, and what batch or width changes it?",
-    claim="Recurrent networks run small products that read their weights again at every step. They lie left of the ridge "
-    "of any chip and leave its matrix units idle for want of bandwidth; networks without recurrence do not.",
-    setup=f"RNN, GRU and LSTM ({LAYERS} layers of {HIDDEN} units, {STEPS} steps), a Transformer (24 layers of 1024) over "
-    f"{POSITIONS} positions at once and for one token against a cache, and ResNet-50 where it is a network of this "
-    "version, at batch 1 in 16-bit floats. Left of the ridge: fewer FLOP per byte, every op reading its operands anew, "
-    f"than datasheet peak over bandwidth. Idle: below {100 * IDLE:.0f} % of the matrix peak. An LSTM over batches of 1 "
+    claim="Recurrent networks run small products that read their weights again at every step. They lie left of the "
+    "ridge of any chip and leave its matrix units idle for want of bandwidth; networks without recurrence do not.",
+    setup=f"RNN, GRU and LSTM ({LAYERS} layers of {HIDDEN} units, {STEPS} steps), a Transformer (24 layers of 1024) "
+    f"over {POSITIONS} positions at once and for one token against a cache, and ResNet-50 where it is a network of "
+    "this version, at batch 1, in 16-bit floats where a chip has them. Left of the ridge: fewer FLOP per byte, every "
+    "op reading its operands anew, than the matrix peak (at the clock the chip holds) over the bandwidth of its memory. "
+    f"Idle: below {100 * IDLE:.0f} % of the matrix peak. An LSTM over batches of 1 "
     f"to {BATCHES[-1]} and {WIDTHS[0]} to {WIDTHS[-1]} units.",
     sources=(
-        "Williams, Waterman and Patterson: Roofline: an insightful visual performance model for multicore architectures, "
-        "Communications of the ACM 52(4), 2009",
+        "Williams, Waterman and Patterson: Roofline: an insightful visual performance model for multicore "
+        "architectures, Communications of the ACM 52(4), 2009",
         "Hochreiter and Schmidhuber: Long short-term memory, Neural Computation 9(8), 1997",
         "Vaswani et al.: Attention is all you need, NeurIPS 2017",
         evidence.TPU_V1,

@@ -25,10 +25,11 @@ def intensity_chart(lying: Mapping[str, Mapping[int, float]], ridges: Mapping[st
             ax.plot(at, y, marker, color=colour, markeredgecolor=INK, markeredgewidth=0.6, markersize=7, zorder=3)
     for place, (chip, ridge) in enumerate(sorted(ridges.items(), key=lambda item: item[1])):
         ax.axvline(ridge, color=GREY, linewidth=0.9, linestyle="--", zorder=1)
-        ax.annotate(f"{chip} {ridge:.0f}", (ridge, len(names) - 0.4 + 0.42 * place), fontsize=LABEL_SIZE, color=INK,
-                    ha="right", va="center", xytext=(-3, 0), textcoords="offset points",
-                    annotation_clip=False)  # fmt: skip
-    ax.set(xscale="log", ylim=(-0.6, len(names) - 0.4 + 0.42 * len(ridges)), yticks=range(len(names)))
+        label = ax.annotate(f"{chip} {ridge:.0f}", (ridge, len(names) - 0.4 + 0.5 * place), xytext=(-3, 0),
+                            textcoords="offset points", fontsize=LABEL_SIZE, color=INK, ha="right",
+                            va="center")  # fmt: skip
+        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
+    ax.set(xscale="log", ylim=(-0.6, len(names) - 0.4 + 0.5 * len(ridges)), yticks=range(len(names)))
     ax.set_yticklabels(names, fontsize=FONT_SIZE)
     ax.set_xlabel("arithmetic intensity [FLOP/byte], operands read anew; dashed: ridge of the chip", fontsize=FONT_SIZE)
     ax.tick_params(labelsize=FONT_SIZE)
