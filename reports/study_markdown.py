@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from reports.study_about import About
 from reports.study_report import FAILED, Report
-from reports.study_text import OUTSIDE_COLUMNS, OUTSIDE_NUMBERS, SIGNS, outside_rows, text_table
+from reports.study_text import OUTSIDE_COLUMNS, OUTSIDE_NUMBERS, SIGNS, outside_rows
 from reports.tables import table
 
 #: What begins something in markdown, in GitHub's too.
-_MARKS = re.compile(r"([\\`*_\[\]<>~$|#])")
+_MARKS = re.compile(r"([\\`*_\[\]<>~$#])")
 
 
 def chart_name(report: Report, number: int) -> str:
@@ -38,13 +38,18 @@ def _report(report: Report) -> list[str]:
         parts.append(f"![{_plain(picture.alt)}]({chart_name(report, number)})")
         parts.append(f"*{_plain(picture.caption)} Source: {_plain(picture.source)}*")
     for one in report.finding.tables:
-        parts += [f"**{_plain(one.caption)}**", text_table(one, "markdown")]
+        parts += [f"**{_plain(one.caption)}**", _table(one.columns, one.cells(), one.numeric())]
     if report.finding.outside:
         rows = outside_rows(report.finding.outside)
-        parts += ["### From outside", table(OUTSIDE_COLUMNS, rows, "markdown", right=OUTSIDE_NUMBERS)]
+        parts += ["### From outside", _table(OUTSIDE_COLUMNS, rows, OUTSIDE_NUMBERS)]
     if report.sources:
         parts += ["### Sources", "\n".join(f"- {_plain(source)}" for source in report.sources)]
     return parts
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[str]) -> str:
+    right = [_plain(column) for column in numeric]
+    return table([_plain(column) for column in columns], [[*map(_plain, row)] for row in rows], "markdown", right)
 
 
 def _plain(said: str) -> str:

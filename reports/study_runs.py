@@ -20,14 +20,15 @@ def run_all(names: Sequence[str], bench: Bench, on_done: Callable[[Report], None
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context
 
-    if len(names) < 2:
-        found = {name: attempt(name, bench) for name in names}
-        for done in found.values():
-            on_done(done)
+    workers = min(WORKERS, len(names))
+    found: dict[str, Report] = {}
+    if workers < 2:
+        for name in names:
+            found[name] = attempt(name, bench)
+            on_done(found[name])
         return list(found.values())
-    found = {}
     # spawned, as a fork of a process with threads of a library may hang
-    pool = ProcessPoolExecutor(min(WORKERS, len(names)), get_context("spawn"), _ignore_interrupts)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _ignore_interrupts)
     try:
         futures = {pool.submit(attempt, name, bench): name for name in names}
         for future in as_completed(futures):

@@ -6,7 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 
-from reports.studies import Outside, Table
+from reports.studies import Outside
 from reports.studies.study import shown
 from reports.study_report import FAILED, Report
 from reports.tables import table
@@ -25,7 +25,7 @@ def text(report: Report) -> str:
     if report.finding is None:
         return "\n".join([*parts, "", f"This study {FAILED}: {report.failure}"])
     for one in report.finding.tables:
-        parts += ["", one.caption, text_table(one)]
+        parts += ["", one.caption, table(one.columns, one.cells(), right=one.numeric())]
     parts += ["", *_told(f"verdict: the claim {report.holds}", report.finding.verdict)]
     parts += _told("limits", report.finding.limits)
     if report.finding.outside:
@@ -36,11 +36,6 @@ def text(report: Report) -> str:
         parts += _filled(" ".join(line.split()))
     parts += ["sources", *(line for source in report.sources for line in _filled(source))]
     return "\n".join(parts)
-
-
-def text_table(one: Table, style: str = "text") -> str:
-    """A table of a study as aligned text or markdown, numbers flush right."""
-    return table(one.columns, one.cells(), style, right=one.numeric())
 
 
 def published(seen: Outside) -> str:

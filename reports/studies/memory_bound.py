@@ -313,7 +313,7 @@ STUDY = Study(
     setup=f"RNN, GRU and LSTM ({LAYERS} layers of {HIDDEN} units, {STEPS} steps), a Transformer (24 layers of 1024) "
     f"over {POSITIONS} positions at once and for one token against a cache, and ResNet-50 where it is a network of "
     "this version, at batch 1, in 16-bit floats where a chip has them. Left of the ridge: fewer FLOP per byte, every "
-    "op reading its operands anew, than the matrix peak (at the clock the chip holds) over the bandwidth of its memory. "
+    "op reading its operands anew, than the matrix peak (at the clock the chip holds) over its memory's bandwidth. "
     f"Idle: below {100 * IDLE:.0f} % of the matrix peak. An LSTM over batches of 1 "
     f"to {BATCHES[-1]} and {WIDTHS[0]} to {WIDTHS[-1]} units.",
     sources=(

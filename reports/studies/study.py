@@ -12,6 +12,8 @@ from workloads.trace import nearest
 
 #: How a claim can fare.
 VERDICTS = ("holds", "holds in part", "does not hold")
+#: Letters of a word that may stand in a column of numbers.
+WORD = 6
 
 
 class StudyError(ValueError):
@@ -45,13 +47,13 @@ class Table:
         return [[shown(value, form) for value, form in zip(row, formats, strict=True)] for row in self.rows]
 
     def numeric(self) -> list[str]:
-        """The columns that hold numbers alone, or none."""
-        columns = zip(*self.rows, strict=True)
-        return [
-            name
-            for name, values in zip(self.columns, columns, strict=False)
-            if all(value is None or is_number(value) for value in values)
-        ]
+        """The columns of numbers, in which a word such as "never" may stand for one."""
+        found = []
+        for column, values in zip(self.columns, zip(*self.rows, strict=True), strict=False):
+            words = [value for value in values if not is_number(value)]
+            if len(words) < len(values) and all(len(shown(word)) <= WORD for word in words):
+                found.append(column)
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,9 +33,15 @@ def largest(shares: dict[str, float]) -> str:
 
 
 def span(values: Sequence[float], form: str, unit: str = "") -> str:
-    """'1 to 5 ms', or '5 ms' where both ends are the same as shown."""
-    low, high = (form.format(end) for end in (min(values), max(values)))
+    """'1 to 5 ms', or '5 ms' where both ends are the same as shown; without exponents."""
+    low, high = (plain_text(end, form) for end in (min(values), max(values)))
     return f"{low if low == high else f'{low} to {high}'} {unit}".rstrip()
+
+
+def plain_text(value: float, form: str) -> str:
+    """A number by a format spec, without an exponent below a million: 100, not 1e+02."""
+    text = form.format(value)
+    return f"{float(text):g}" if "e" in text else text
 
 
 def count_of(hits: int, total: int) -> str:
