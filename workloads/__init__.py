@@ -2,7 +2,7 @@
 
 import importlib
 
-from workloads.attention import attention, decoder_block, encoder_block, encoder_decoder, mlp, transformer
+from workloads.attention import attention
 from workloads.blocks import (
     collective,
     copy,
@@ -15,10 +15,14 @@ from workloads.blocks import (
     vocabulary_projection,
 )
 from workloads.convolution import conv1d, conv2d, pool2d
+from workloads.encoder_decoder import encoder_decoder
+from workloads.feed_forward import mlp
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
+from workloads.transformer import transformer
+from workloads.transformer_blocks import decoder_block, encoder_block
 
 __all__ = [
     "NetworkInfo",

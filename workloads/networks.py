@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from workloads.attention import encoder_decoder, transformer
 from workloads.blocks import (
     block,
     check_choice,
@@ -29,8 +28,10 @@ from workloads.blocks import (
     vocabulary_projection,
 )
 from workloads.convolution import conv2d, output_length, pool2d
+from workloads.encoder_decoder import encoder_decoder
 from workloads.recurrent import gru, lstm, rnn
 from workloads.trace import Trace, TraceError, concatenate, nearest
+from workloads.transformer import transformer
 
 CELLS = {"lstm": lstm, "gru": gru, "rnn": rnn}
 #: Names the command line and users know, and the builders' argument they stand for.
