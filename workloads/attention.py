@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from workloads.attend import Attend
 from workloads.blocks import (
-    OPERATIONS,
     Types,
     check_counts,
     check_flags,
     element_types,
     elementwise,
     linear,
-    matmul,
     plain_integers,
     series,
-    softmax,
 )
 from workloads.trace import Trace, TraceError
 
@@ -134,69 +132,18 @@ class Heads:
         row = elementwise.row(elements, "rotary", types=self.types, layer=self.layer, op="rotary positions")
         return [row | {"after": tuple(range(len(projections)))[:2]}]  # of the queries and keys
 
-    # -- the attention itself --------------------------------------------------------------------
-
     def attend(self) -> list[dict]:
         """Scores, softmax and weighted sum: one row when fused, three when not."""
-        return [self._fused()] if self.fused else self._unfused()
-
-    @property
-    def _query_bytes(self) -> int:
-        return self.types.activations(self.queries * self.heads * self.head_dim)
-
-    @property
-    def _key_bytes(self) -> int:
-        """Bytes of all keys; the values are as many."""
-        return self.types.activations(self.batch * self.keys * self.kv_heads * self.head_dim)
-
-    def _keys_and_values(self, tensors: int) -> dict[str, int]:
-        """How `tensors` (keys, values or both) are read and whether they stay: columns of a row."""
-        size = tensors * self._key_bytes
-        return {
-            "cache_bytes": size if self.reads_cache else 0,
-            "saved_bytes": size if self.keeps_keys else 0,
-        }
-
-    def _read(self, streamed: int, tensors: int) -> int:
-        """Input bytes: what is streamed, and keys and values that do not come from a cache."""
-        return streamed + (0 if self.reads_cache else tensors * self._key_bytes)
-
-    def _fused(self) -> dict:
-        softmaxed, cost = self.batch * self.heads * self.pairs, OPERATIONS["softmax"]
-        return {
-            "layer": self.layer,
-            "op": "attention",
-            "kind": "attention",
-            "batch": self.batch * self.kv_heads,
-            "m": self.sequence_length * self.group,
-            "n": 2 * self.head_dim,
-            "k": self.keys,
-            "matrix_flops": 4 * self.batch * self.heads * self.pairs * self.head_dim,
-            "vector_flops": cost.vector * softmaxed,
-            "special_ops": cost.special * softmaxed,
-            "input_bytes": self._read(self._query_bytes, 2),
-            "output_bytes": self._query_bytes,
-            **self._keys_and_values(2),
-            **self.reach,
-            **self.types.columns,
-        }
-
-    def _unfused(self) -> list[dict]:
-        """Three rows; the scores are written, normalised in memory and read back."""
-        batch, rows = self.batch * self.kv_heads, self.sequence_length * self.group
-        computed = self.batch * self.heads * self.pairs
-        score_bytes = self.types.activations(computed)
-        flops = {"matrix_flops": 2 * computed * self.head_dim}
-        settings = {"types": self.types, "layer": self.layer}
-        scores = matmul.row(rows, self.keys, self.head_dim, batch=batch, op="scores", **settings)
-        context = matmul.row(rows, self.head_dim, self.keys, batch=batch, op="context", **settings)
-        scores |= {"input_bytes": self._read(self._query_bytes, 1), "output_bytes": score_bytes}
-        context |= {"input_bytes": self._read(score_bytes, 1), "output_bytes": self._query_bytes}
-        return [
-            scores | flops | self._keys_and_values(1),
-            softmax.row(computed, 1, **settings),  # counts are by value; rows differ in length where masked
-            context | flops | self._keys_and_values(1) | self.reach,
-        ]
+        queries = self.queries * self.heads * self.head_dim
+        keys = self.batch * self.keys * self.kv_heads * self.head_dim
+        kept = keys if self.keeps_keys else 0
+        return Attend(
+            layer=self.layer, types=self.types, products=self.batch * self.kv_heads,
+            queries=self.sequence_length * self.group, keys=self.keys, pairs=self.batch * self.heads * self.pairs,
+            key_size=self.head_dim, value_size=self.head_dim, query_elements=queries, key_elements=keys,
+            value_elements=keys, output_elements=queries, cached=self.reads_cache, kept_keys=kept, kept_values=kept,
+            reach=self.reach,
+        ).rows(self.fused)  # fmt: skip
 
     def rows(self) -> list[dict]:
         """All rows, from the projections to the output projection."""
