@@ -17,6 +17,7 @@ from workloads.blocks import (
 from workloads.convolution import conv1d, conv2d, pool2d
 from workloads.encoder_decoder import encoder_decoder
 from workloads.feed_forward import mlp
+from workloads.hierarchy import hierarchical_attention
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
 from workloads.trace import Trace, TraceError, concatenate
@@ -44,6 +45,7 @@ __all__ = [
     "from_table",
     "from_torch",
     "gru",
+    "hierarchical_attention",
     "linear",
     "lstm",
     "matmul",
