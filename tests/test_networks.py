@@ -15,6 +15,8 @@ EXACT = {
     "opt-1.3b": 1_315_758_080,
     "llama-2-7b": 6_738_415_616,
     "llama-2-70b": 68_976_648_192,
+    "tcn-sequential-mnist": 66_910,
+    "tcn-word-ptb": 14_659_600,
 }
 
 #: Parameters a paper gives in round numbers, and how far ours may be.

@@ -20,6 +20,7 @@ from workloads.feed_forward import mlp
 from workloads.hierarchy import hierarchical_attention
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
+from workloads.temporal_convolution import tcn, temporal_network
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
 from workloads.transformer import transformer
@@ -57,6 +58,8 @@ __all__ = [
     "pool2d",
     "rnn",
     "softmax",
+    "tcn",
+    "temporal_network",
     "training",
     "transformer",
     "vocabulary_projection",

@@ -30,6 +30,7 @@ from workloads.blocks import (
 from workloads.convolution import conv2d, output_length, pool2d
 from workloads.encoder_decoder import encoder_decoder
 from workloads.recurrent import gru, lstm, rnn
+from workloads.temporal_convolution import temporal_network
 from workloads.trace import Trace, TraceError, concatenate, nearest
 from workloads.transformer import transformer
 
@@ -413,6 +414,7 @@ BUILDERS = {
     "perceptron": perceptron,
     "recurrent_network": recurrent_network,
     "speech_network": speech_network,
+    "temporal_network": temporal_network,
     "transformer": transformer,
     "translation_network": translation_network,
 }
