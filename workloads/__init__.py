@@ -14,12 +14,13 @@ from workloads.blocks import (
     softmax,
     vocabulary_projection,
 )
-from workloads.convolution import conv1d, conv2d, pool2d
+from workloads.convolution import batch_norm, conv1d, conv2d, pool2d
 from workloads.encoder_decoder import encoder_decoder
 from workloads.feed_forward import mlp
 from workloads.hierarchy import hierarchical_attention
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
+from workloads.residual_network import residual_network
 from workloads.temporal_convolution import tcn, temporal_network
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
@@ -31,6 +32,7 @@ __all__ = [
     "Trace",
     "TraceError",
     "attention",
+    "batch_norm",
     "collective",
     "concatenate",
     "conv1d",
@@ -56,6 +58,7 @@ __all__ = [
     "networks",
     "normalisation",
     "pool2d",
+    "residual_network",
     "rnn",
     "softmax",
     "tcn",
