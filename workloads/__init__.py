@@ -16,8 +16,10 @@ from workloads.blocks import (
 )
 from workloads.convolution import batch_norm, conv1d, conv2d, pool2d
 from workloads.encoder_decoder import encoder_decoder
+from workloads.experts import mixture_of_experts
 from workloads.feed_forward import mlp
 from workloads.hierarchy import hierarchical_attention
+from workloads.latent_attention import latent_attention
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
 from workloads.residual_network import residual_network
@@ -49,9 +51,11 @@ __all__ = [
     "from_torch",
     "gru",
     "hierarchical_attention",
+    "latent_attention",
     "linear",
     "lstm",
     "matmul",
+    "mixture_of_experts",
     "mlp",
     "network",
     "network_info",

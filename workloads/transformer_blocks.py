@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from workloads.attention import checked_heads
 from workloads.blocks import (
     ACTIVATIONS,
@@ -18,7 +20,9 @@ from workloads.blocks import (
     series,
     vocabulary_projection,
 )
+from workloads.experts import Experts, expert_rows
 from workloads.feed_forward import mlp_rows
+from workloads.latent_attention import LatentHeads, checked_latent_heads
 from workloads.trace import Trace, TraceError
 
 MODES = ("prefill", "decode")
@@ -45,14 +49,23 @@ def block_of_parts(
     activation_dtype: str | None,
     layer: str,
     name: str,
+    latent: Mapping | None = None,
+    experts: Experts | None = None,
     **sizes,
 ) -> Trace:
-    """Sublayers (attention, cross attention, mlp), each with a norm and a residual add."""
+    """Sublayers (attention, cross attention, mlp or experts), each with a norm and a residual add.
+
+    `latent`: arguments of `checked_latent_heads` that make the attention a latent one.
+    """
     types = element_types(where, dtype, weight_dtype, activation_dtype)
     check_choice(where, "activation", activation, ACTIVATIONS)
     check_choice(where, "norm", norm, NORMS)
     check_flags(where, gated=gated, pre_norm=pre_norm, merge_gate=merge_gate)
-    own = checked_heads(where, hidden, heads, layer=layer, types=types, **sizes)
+    settings = {"types": types, "layer": layer}
+    if latent is None:
+        own = checked_heads(where, hidden, heads, **settings, **sizes)
+    else:
+        own = _latent_heads(where, hidden, heads, latent, **settings, **sizes)
     inner = 4 * hidden if inner is None else inner
     check_counts(where, inner=inner)
     bias, rows = own.bias, own.queries
@@ -65,15 +78,26 @@ def block_of_parts(
             layer=layer, types=types, **shared,
         )  # fmt: skip
         parts.append([row | {"op": f"cross {row['op']}"} for row in cross.rows()])
-    parts.append(mlp_rows(rows, hidden, inner, gated, activation, bias, merge_gate, layer, types))
-
-    settings = {"types": types, "layer": layer}
+    if experts is None:
+        parts.append(mlp_rows(rows, hidden, inner, gated, activation, bias, merge_gate, layer, types))
+    else:
+        parts.append(expert_rows(rows, hidden, experts, gated, activation, bias, merge_gate, layer, types))
     norms = [normalisation.row(rows, hidden, norm=norm, bias=bias, **settings)]
     add = [elementwise.row(rows * hidden, "residual add", **settings)]
     sublayers = []
     for part in parts:
         sublayers += [norms, part, add] if pre_norm else [part, add, norms]
     return Trace.from_rows(series(sublayers), name=name, sequences=own.batch, tokens=own.sequence_length, source=where)
+
+
+def _latent_heads(
+    where: str, hidden: int, heads: int, latent: Mapping, *, kv_heads: int | None, merge_qkv: bool, skip_masked: bool,
+    rotary: bool, **sizes,
+) -> LatentHeads:  # fmt: skip
+    """Latent attention knows no key heads; its projections are what they are, and it rotates a part of its own."""
+    if kv_heads is not None:
+        raise TraceError(f"{where}: kv_heads must not be given with latent_size, got {kv_heads}")
+    return checked_latent_heads(where, hidden, heads, **latent, **sizes)
 
 
 @plain_integers
