@@ -2,7 +2,7 @@
 
 import importlib
 
-from workloads.attention import attention, decoder_block, encoder_block, encoder_decoder, mlp, transformer
+from workloads.attention import attention
 from workloads.blocks import (
     collective,
     copy,
@@ -14,17 +14,27 @@ from workloads.blocks import (
     softmax,
     vocabulary_projection,
 )
-from workloads.convolution import conv1d, conv2d, pool2d
+from workloads.convolution import batch_norm, conv1d, conv2d, pool2d
+from workloads.encoder_decoder import encoder_decoder
+from workloads.experts import mixture_of_experts
+from workloads.feed_forward import mlp
+from workloads.hierarchy import hierarchical_attention
+from workloads.latent_attention import latent_attention
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
+from workloads.residual_network import residual_network
+from workloads.temporal_convolution import tcn, temporal_network
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
+from workloads.transformer import transformer
+from workloads.transformer_blocks import decoder_block, encoder_block
 
 __all__ = [
     "NetworkInfo",
     "Trace",
     "TraceError",
     "attention",
+    "batch_norm",
     "collective",
     "concatenate",
     "conv1d",
@@ -40,17 +50,23 @@ __all__ = [
     "from_table",
     "from_torch",
     "gru",
+    "hierarchical_attention",
+    "latent_attention",
     "linear",
     "lstm",
     "matmul",
+    "mixture_of_experts",
     "mlp",
     "network",
     "network_info",
     "networks",
     "normalisation",
     "pool2d",
+    "residual_network",
     "rnn",
     "softmax",
+    "tcn",
+    "temporal_network",
     "training",
     "transformer",
     "vocabulary_projection",
