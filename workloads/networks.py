@@ -150,6 +150,7 @@ def recurrent_network(
     hoist_input: bool = True,
     wavefront: bool = False,
     merge_gates: bool = True,
+    residual: bool = False,
     dtype: str = "fp32",
     weight_dtype: str | None = None,
     activation_dtype: str | None = None,
@@ -173,7 +174,7 @@ def recurrent_network(
     stack = CELLS[cell](
         layers, hidden, sequence_length=sequence_length, batch=batch, input_size=input_size, bias=bias,
         bidirectional=bidirectional, hoist_input=hoist_input, wavefront=wavefront, merge_gates=merge_gates,
-        name=cell, **projected, **types,
+        residual=residual, name=cell, **projected, **types,
     )  # fmt: skip
     features = (projection or hidden) * (2 if bidirectional else 1)
     rows = batch * sequence_length if hoist_input else batch
