@@ -19,6 +19,7 @@ from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
+from workloads.unequal import padding_share, unequal
 
 __all__ = [
     "NetworkInfo",
@@ -48,11 +49,13 @@ __all__ = [
     "network_info",
     "networks",
     "normalisation",
+    "padding_share",
     "pool2d",
     "rnn",
     "softmax",
     "training",
     "transformer",
+    "unequal",
     "vocabulary_projection",
 ]
 
