@@ -42,7 +42,8 @@ def unequal(
     first of them owns; their layers are called after their steps ("lstm.0[0:20]"). Two directions take the
     stretches in opposite order: work and path are the same. `groups`: at most so many stretches; where the
     lengths give more batch sizes, neighbouring ones are averaged in pairs of sizes that differ by one, so that steps,
-    work and bytes of the whole stay the same. Attention has a row for each of at most as many lengths, chosen
+    work and bytes of the whole stay the same (a stretch of a single step is no recurrence, so many of them would
+    come out too cheap). Attention has a row for each of at most as many lengths, chosen
     likewise: positions stay the same, pairs of positions are then slightly fewer.
 
     Returns a trace with `sequences` = number of lengths, `tokens` = the longest. Raises `TraceError` naming the
