@@ -17,6 +17,7 @@ from workloads.blocks import (
 from workloads.convolution import conv1d, conv2d, pool2d
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
+from workloads.sequence_to_sequence import sequence_to_sequence
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
 from workloads.unequal import padding_share, unequal
@@ -52,6 +53,7 @@ __all__ = [
     "padding_share",
     "pool2d",
     "rnn",
+    "sequence_to_sequence",
     "softmax",
     "training",
     "transformer",

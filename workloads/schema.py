@@ -73,7 +73,7 @@ SCHEMA: dict[str, Column] = {
             "text",
             "",
             None,
-            "the layer this op belongs to; rows of one layer share the label, or name a stretch of its steps: lstm.0[0:20]",
+            "the layer this op belongs to; its rows share the label, or name a stretch of its steps (lstm.0[0:20])",
         ),
         Column("op", "text", "", None, "what it does, in words"),
         Column("kind", "choice", "", None, "the kind of work", KINDS),
