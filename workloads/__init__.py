@@ -20,6 +20,7 @@ from workloads.recurrent import gru, lstm, rnn
 from workloads.sequence_to_sequence import sequence_to_sequence
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
+from workloads.turing_machine import neural_turing_machine
 from workloads.unequal import padding_share, unequal
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "network",
     "network_info",
     "networks",
+    "neural_turing_machine",
     "normalisation",
     "padding_share",
     "pool2d",

@@ -32,6 +32,7 @@ from workloads.convolution import conv2d, output_length, pool2d
 from workloads.recurrent import gru, lstm, rnn
 from workloads.sequence_to_sequence import sequence_to_sequence, translation_network
 from workloads.trace import Trace, TraceError, concatenate, nearest
+from workloads.turing_machine import neural_turing_machine
 
 CELLS = {"lstm": lstm, "gru": gru, "rnn": rnn}
 #: Names the command line and users know, and the builders' argument they stand for.
@@ -321,6 +322,7 @@ def convolution_network(
 BUILDERS = {
     "convolution_network": convolution_network,
     "encoder_decoder": encoder_decoder,
+    "neural_turing_machine": neural_turing_machine,
     "perceptron": perceptron,
     "recurrent_network": recurrent_network,
     "sequence_to_sequence": sequence_to_sequence,

@@ -226,11 +226,11 @@ def _is_cell(row: dict) -> bool:
 
 
 def _second_operand(row: dict) -> int:
-    """Bytes a product of two activations reads of its second operand (keys, values), beside a cache.
+    """Bytes a product of two activations reads of its second operand (keys, values), beside a cache and state.
 
     The first operand may be smaller than m k (causal scores), the second is whole.
     """
-    return min(max(0, _bytes(row, "batch", "n", "k") - row["cache_bytes"]), row["input_bytes"])
+    return min(max(0, _bytes(row, "batch", "n", "k") - row["cache_bytes"] - row["state_bytes"]), row["input_bytes"])
 
 
 # -- the forward rows as a graph ---------------------------------------------------------------------
@@ -547,6 +547,8 @@ class _Backward:
             "input_bytes": row["output_bytes"] + a + added,
             "output_bytes": b,
             "cache_bytes": row["cache_bytes"],
+            # of a memory that lives from step to step: added to what later steps left
+            "state_bytes": 2 * min(row["state_bytes"], _bytes(row, "batch", "n", "k")),
         }
         return [{"batch": row["batch"], "matrix_flops": row["matrix_flops"], **grad} for grad in (first, second)]
 
