@@ -23,11 +23,14 @@ from workloads.latent_attention import latent_attention
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
 from workloads.residual_network import residual_network
+from workloads.sequence_to_sequence import sequence_to_sequence
 from workloads.temporal_convolution import tcn, temporal_network
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
 from workloads.transformer import transformer
 from workloads.transformer_blocks import decoder_block, encoder_block
+from workloads.turing_machine import neural_turing_machine
+from workloads.unequal import padding_share, unequal
 
 __all__ = [
     "NetworkInfo",
@@ -60,15 +63,19 @@ __all__ = [
     "network",
     "network_info",
     "networks",
+    "neural_turing_machine",
     "normalisation",
+    "padding_share",
     "pool2d",
     "residual_network",
     "rnn",
+    "sequence_to_sequence",
     "softmax",
     "tcn",
     "temporal_network",
     "training",
     "transformer",
+    "unequal",
     "vocabulary_projection",
 ]
 
