@@ -14,9 +14,13 @@ from workloads.blocks import (
     softmax,
     vocabulary_projection,
 )
+from workloads.conformer import conformer
 from workloads.convolution import conv1d, conv2d, pool2d
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
+from workloads.sizing import sized_to
+from workloads.speech import acoustic_network, speech_network, transducer
+from workloads.streaming import speech_s
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
 
@@ -24,9 +28,11 @@ __all__ = [
     "NetworkInfo",
     "Trace",
     "TraceError",
+    "acoustic_network",
     "attention",
     "collective",
     "concatenate",
+    "conformer",
     "conv1d",
     "conv2d",
     "copy",
@@ -50,8 +56,12 @@ __all__ = [
     "normalisation",
     "pool2d",
     "rnn",
+    "sized_to",
     "softmax",
+    "speech_network",
+    "speech_s",
     "training",
+    "transducer",
     "transformer",
     "vocabulary_projection",
 ]

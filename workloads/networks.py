@@ -28,6 +28,7 @@ from workloads.blocks import (
     softmax,
     vocabulary_projection,
 )
+from workloads.conformer import conformer
 from workloads.convolution import conv2d, pool2d
 from workloads.recurrent import gru, lstm, rnn
 from workloads.speech import acoustic_network, speech_network, transducer
@@ -352,6 +353,7 @@ def convolution_network(
 
 BUILDERS = {
     "acoustic_network": acoustic_network,
+    "conformer": conformer,
     "convolution_network": convolution_network,
     "encoder_decoder": encoder_decoder,
     "perceptron": perceptron,

@@ -57,8 +57,8 @@ def acoustic_network(
     Each step reads `stack` frames of `features` values and the next step starts `decimate` frames later, so there are
     sequence_length / decimate steps. `projection`: as in `workloads.lstm`. `dense_before`, `dense_after`: layers of
     `hidden` features with a clipped relu below and above the LSTM (Hannun et al. 2014). `outputs`: classes of the
-    last product; logits, no softmax. `chunk`: frames a call waits for, a multiple of `decimate` that divides
-    `sequence_length`; `decimate` is one step at a time, None the whole utterance.
+    last product; logits, no softmax. `chunk`: frames a call waits for, a multiple of `decimate`, which itself is
+    one step at a time; None: the whole utterance. The last call is padded.
 
     Returns a trace with `sequences` = batch, `tokens` = sequence_length frames of 10 ms. Raises `TraceError` naming
     the argument, as `workloads.lstm` and `workloads.streaming.calls` do.

@@ -18,9 +18,9 @@ def speech_s(trace: Trace) -> float:
 def calls(where: str, sequence_length: int, chunk: int | None, frames_per_step: int) -> tuple[int, int]:
     """How often a network is called, and the steps of each call.
 
-    The network makes one step of `frames_per_step` frames (a last step may be padded). `chunk`: frames a call waits
-    for; None: the whole sequence, one call. Raises `TraceError` naming the argument: not a positive whole number, a
-    chunk that is not made of whole steps or does not divide the sequence.
+    The network makes one step of `frames_per_step` frames. `chunk`: frames a call waits for; None: the whole sequence,
+    one call. The last step and the last call are padded. Raises `TraceError` naming the argument: not a positive whole
+    number, a chunk that is not made of whole steps.
     """
     check_counts(where, sequence_length=sequence_length)
     if chunk is None:
@@ -28,9 +28,7 @@ def calls(where: str, sequence_length: int, chunk: int | None, frames_per_step: 
     check_counts(where, chunk=chunk)
     if chunk % frames_per_step:
         raise TraceError(f"{where}: chunk must be a multiple of {frames_per_step} frames (one step), got {chunk}")
-    if sequence_length % chunk:
-        raise TraceError(f"{where}: chunk must divide sequence_length ({sequence_length}), got {chunk}")
-    return sequence_length // chunk, chunk // frames_per_step
+    return -(-sequence_length // chunk), chunk // frames_per_step
 
 
 def over_calls(one: Trace, number: int, layers: int = 1) -> Trace:
