@@ -136,8 +136,14 @@ def at_once(row) -> float:
     return row["repeats"] / row["path_runs"]
 
 
+def sets_in_turn(row) -> float:
+    """Weight sets a recurrence reads in turn before it reads the first again: layers that each step goes through."""
+    recurrences = row["repeats"] / row["serial_steps"]
+    return max(1.0, row["weight_sets"] / recurrences)
+
+
 def loop_weight_bytes(loop, accelerator) -> float:
-    return sum(padded_weight_bytes(row, accelerator) * at_once(row) for row in loop)
+    return sum(padded_weight_bytes(row, accelerator) * at_once(row) * sets_in_turn(row) for row in loop)
 
 
 def loop_state_bytes(loop) -> float:
@@ -201,7 +207,7 @@ def missing_activations(row, rows, accelerator, j: int) -> float:
 def fetched_weight_bytes(row, rows, accelerator, j: int) -> float:
     """Weights one run fetches from level j: once for all steps where they stay nearer."""
     again = missing_weights(row, rows, accelerator, j)
-    return padded_weight_bytes(row, accelerator) * (again + (1.0 - again) / row["serial_steps"])
+    return padded_weight_bytes(row, accelerator) * (again + (1.0 - again) * sets_in_turn(row) / row["serial_steps"])
 
 
 # -- products --------------------------------------------------------------------------------------

@@ -32,6 +32,11 @@ ROUND = {
     "lstm-acoustic": (13e6, 0.02),
     "transformer-base": (65e6, 0.04),  # the vocabulary is given as "about 37000"
     "transformer-big": (213e6, 0.02),
+    "mozilla-deepspeech": (47.2e6, 0.001),
+    "rnn-t-he-2019": (120e6, 0.005),
+    "conformer-s": (10.3e6, 0.005),
+    "conformer-m": (30.7e6, 0.005),
+    "conformer-l": (118.8e6, 0.005),
 }
 
 #: Jouppi et al., ISCA 2017, table 1: weights in millions, batch, multiply-accumulates per weight byte.

@@ -14,6 +14,7 @@ from workloads.blocks import (
     softmax,
     vocabulary_projection,
 )
+from workloads.conformer import conformer
 from workloads.convolution import batch_norm, conv1d, conv2d, pool2d
 from workloads.encoder_decoder import encoder_decoder
 from workloads.experts import mixture_of_experts
@@ -24,6 +25,9 @@ from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
 from workloads.residual_network import residual_network
 from workloads.sequence_to_sequence import sequence_to_sequence
+from workloads.sizing import sized_to
+from workloads.speech import acoustic_network, speech_network, transducer
+from workloads.streaming import speech_s
 from workloads.temporal_convolution import tcn, temporal_network
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
@@ -36,10 +40,12 @@ __all__ = [
     "NetworkInfo",
     "Trace",
     "TraceError",
+    "acoustic_network",
     "attention",
     "batch_norm",
     "collective",
     "concatenate",
+    "conformer",
     "conv1d",
     "conv2d",
     "copy",
@@ -70,10 +76,14 @@ __all__ = [
     "residual_network",
     "rnn",
     "sequence_to_sequence",
+    "sized_to",
     "softmax",
+    "speech_network",
+    "speech_s",
     "tcn",
     "temporal_network",
     "training",
+    "transducer",
     "transformer",
     "unequal",
     "vocabulary_projection",

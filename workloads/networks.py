@@ -23,14 +23,15 @@ from workloads.blocks import (
     layer_label,
     linear,
     plain_integers,
-    relabelled,
     vocabulary_projection,
 )
-from workloads.convolution import batch_norm, conv2d, output_length, pool2d
+from workloads.conformer import conformer
+from workloads.convolution import conv2d, pool2d
 from workloads.encoder_decoder import encoder_decoder
 from workloads.recurrent import gru, lstm, rnn
 from workloads.residual_network import residual_network
 from workloads.sequence_to_sequence import sequence_to_sequence, translation_network
+from workloads.speech import acoustic_network, speech_network, transducer
 from workloads.temporal_convolution import temporal_network
 from workloads.trace import Trace, TraceError, concatenate, nearest
 from workloads.transformer import transformer
@@ -193,57 +194,6 @@ def recurrent_network(
     return concatenate([*before, stack, *after], name=name)
 
 
-@plain_integers
-def speech_network(
-    layers: int,
-    hidden: int,
-    *,
-    sequence_length: int,
-    outputs: int,
-    frequencies: int = 161,
-    batch: int = 1,
-    bias: bool = True,
-    hoist_input: bool = True,
-    dtype: str = "fp32",
-    weight_dtype: str | None = None,
-    activation_dtype: str | None = None,
-    name: str = "speech network",
-) -> Trace:
-    """Two convolutions over a spectrogram, bidirectional GRU layers whose directions are added, one product.
-
-    After Amodei et al. 2016 (section 3); the convolutions are 41 x 11, stride 2 x 2, and 21 x 11,
-    stride 2 x 1, of 32 maps without padding, each with batch norm and a clipped relu. `sequence_length`: frames of
-    `frequencies` values. Logits, no softmax. Raises `TraceError` as `workloads.gru` and `conv2d` do.
-    """
-    check_counts(name, layers=layers, hidden=hidden, outputs=outputs, batch=batch, sequence_length=sequence_length)
-    types = _types(dtype, weight_dtype, activation_dtype)
-    maps, parts, size = 32, [], (frequencies, sequence_length)
-    for number, (channels, kernel, stride) in enumerate(((1, (41, 11), (2, 2)), (maps, (21, 11), (2, 1)))):
-        label = f"convolution.{number}"
-        parts.append(conv2d(channels, maps, *size, kernel, stride=stride, bias=True, batch=batch, layer=label, **types))
-        size = tuple(output_length(s, k, t) for s, k, t in zip(size, kernel, stride, strict=True))
-        elements = batch * maps * size[0] * size[1]
-        parts.append(batch_norm(elements, maps, layer=label, **types))
-        parts.append(elementwise(elements, "clipped relu", layer=label, op="activation", **types))
-    features, steps = maps * size[0], size[1]
-    states = batch * steps * hidden
-
-    def layer(label: str, inputs: int) -> Trace:
-        both = gru(
-            1, hidden, input_size=inputs, sequence_length=steps, batch=batch, bias=bias, bidirectional=True,
-            hoist_input=hoist_input, **types,
-        )  # fmt: skip
-        return relabelled(both + elementwise(states, "add", op="add directions", **types), label)
-
-    parts.append(layer("gru.0", features))
-    if layers > 1:
-        label = layer_label("gru", 1, layers - 1)
-        parts.append((batch_norm(states, hidden, layer=label, **types) + layer(label, hidden)) * (layers - 1))
-    parts.append(batch_norm(states, hidden, layer="head", **types))
-    parts.append(linear(batch * steps, outputs, hidden, bias=False, layer="head", op="output projection", **types))
-    return concatenate(parts, name=name).replace(sequences=batch, tokens=sequence_length)
-
-
 # -- feed-forward networks ---------------------------------------------------------------------------
 
 
@@ -316,6 +266,8 @@ def convolution_network(
 
 
 BUILDERS = {
+    "acoustic_network": acoustic_network,
+    "conformer": conformer,
     "convolution_network": convolution_network,
     "encoder_decoder": encoder_decoder,
     "neural_turing_machine": neural_turing_machine,
@@ -325,6 +277,7 @@ BUILDERS = {
     "sequence_to_sequence": sequence_to_sequence,
     "speech_network": speech_network,
     "temporal_network": temporal_network,
+    "transducer": transducer,
     "transformer": transformer,
     "translation_network": translation_network,
 }

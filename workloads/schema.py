@@ -136,7 +136,8 @@ SCHEMA: dict[str, Column] = {
             "count",
             "sets",
             None,
-            "distinct weight sets among the runs: 1 for a recurrence, L for L identical layers",
+            "distinct weight sets among the runs: 1 for a recurrence, L for L identical layers. More than there are "
+            "recurrences (repeats / serial_steps): each recurrence uses its sets in turn, as a step through L layers",
         ),
         Column("reach_back", "amount", "positions", 0, "how many earlier sequence positions one run looks at"),
         Column("reach_ahead", "amount", "positions", 0, "how many later sequence positions one run looks at"),

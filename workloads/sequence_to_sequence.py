@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workloads.attention import MODES
 from workloads.blocks import (
     Types,
     block,
@@ -29,6 +28,7 @@ from workloads.blocks import (
 )
 from workloads.recurrent import gru, lstm, rnn
 from workloads.trace import Trace, TraceError, concatenate
+from workloads.transformer_blocks import MODES
 
 CELLS = {"lstm": lstm, "gru": gru, "rnn": rnn}
 ATTENTIONS = ("additive", "multiplicative", "none")

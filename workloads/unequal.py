@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from workloads.attention import attention, decoder_block, encoder_block
+from workloads.attention import attention
 from workloads.blocks import check_choice, check_counts, check_flags
 from workloads.networks import recurrent_network
 from workloads.recurrent import gru, lstm, rnn
 from workloads.trace import Trace, TraceError
+from workloads.transformer_blocks import decoder_block, encoder_block
 
 WHERE = "unequal"
 #: What can be packed: builders whose rows either treat every position alike, step through them, or attend.
