@@ -535,8 +535,8 @@ def _outside(bench: Bench) -> tuple[Outside, ...]:
             unit="times",
             source="Gu and Dao, Mamba, arXiv:2312.00752, 2023, abstract: 5 times the throughput of Transformers",
             note=f"Computed for an LSTM and a decoder (24 layers of 2048, 16 heads) with 2111 cached positions, both "
-            f"at batch {batch}, prompt left out. Mamba is another recurrent network, its state is larger, and the decoder "
-            f"measured ran op by op in a framework.",
+            f"at batch {batch}, prompt left out. Mamba is another recurrent network with a larger state, and the "
+            f"decoder measured ran op by op in a framework.",
         ),
     )
 
