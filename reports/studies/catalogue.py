@@ -8,7 +8,12 @@ from reports.studies.study import Study, StudyError
 from workloads.trace import nearest
 
 #: Each is `STUDY` in the module of that name (with underscores).
-NAMES: tuple[str, ...] = ("memory-bound",)
+NAMES: tuple[str, ...] = (
+    "memory-bound",
+    "prefill-and-decode",
+    "quantisation",
+    "software",
+)
 
 
 def studies() -> tuple[str, ...]:
