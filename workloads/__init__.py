@@ -15,6 +15,7 @@ from workloads.blocks import (
     vocabulary_projection,
 )
 from workloads.convolution import conv1d, conv2d, pool2d
+from workloads.gated_scans import gated_scan_network, min_gru, min_lstm, qrnn, sru
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
 from workloads.trace import Trace, TraceError, concatenate
@@ -39,18 +40,23 @@ __all__ = [
     "from_profile",
     "from_table",
     "from_torch",
+    "gated_scan_network",
     "gru",
     "linear",
     "lstm",
     "matmul",
+    "min_gru",
+    "min_lstm",
     "mlp",
     "network",
     "network_info",
     "networks",
     "normalisation",
     "pool2d",
+    "qrnn",
     "rnn",
     "softmax",
+    "sru",
     "training",
     "transformer",
     "vocabulary_projection",

@@ -29,6 +29,7 @@ from workloads.blocks import (
     vocabulary_projection,
 )
 from workloads.convolution import conv2d, output_length, pool2d
+from workloads.gated_scans import gated_scan_network
 from workloads.recurrent import gru, lstm, rnn
 from workloads.trace import Trace, TraceError, concatenate, nearest
 
@@ -409,6 +410,7 @@ def convolution_network(
 BUILDERS = {
     "convolution_network": convolution_network,
     "encoder_decoder": encoder_decoder,
+    "gated_scan_network": gated_scan_network,
     "perceptron": perceptron,
     "recurrent_network": recurrent_network,
     "speech_network": speech_network,
