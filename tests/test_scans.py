@@ -1,4 +1,4 @@
-"""Scans: a parallel scan run number by number against the serial one, counts, path lengths, what a chip makes of them."""
+"""Scans: a parallel scan run number by number against the serial one, counts, path lengths, chips."""
 
 import random
 
@@ -6,7 +6,7 @@ import pytest
 
 from simulator import preset, simulate
 from workloads.blocks import element_types
-from workloads.scans import COMBINE_FLOPS, Scan, check_scan, combines, levels
+from workloads.scans import Scan, check_scan, combines, levels
 from workloads.trace import Trace, TraceError
 
 TYPES = element_types("test", "fp16", None, None)
@@ -63,11 +63,11 @@ def test_sweeps_are_those_of_a_scan_run_by_hand(steps):
     assert steps == 2 or rows["scan: down-sweep"]["repeats"] == down_levels == levels(steps) - 1
     flops = sum(r["vector_flops"] * r.get("repeats", 1) for r in rows.values() if "sweep" in r["op"])
     # a level is an average one, rounded up
-    assert 0 <= flops / (COMBINE_FLOPS * 6) - (ups + downs) < up_levels + down_levels + 1
+    assert 0 <= flops / (3 * 6) - (ups + downs) < up_levels + down_levels + 1
 
 
 def test_a_serial_scan_by_hand():
-    """6 states, fp16, 10 positions: reads 30 values and writes 6, coefficients 12 + 6, multiply-add 12, result 6 + 6."""
+    """6 states, fp16: reads 30 values and writes 6, coefficients 12 + 6, multiply-add 12, result 6 + 6."""
     (row,) = scan_of(parameters=5).rows("serial", 10, 1)
     assert (row["repeats"], row["serial_steps"], row["path_runs"], row["weight_sets"]) == (10, 10, 10, 1)
     assert (row["vector_flops"], row["special_ops"]) == (12 + 12 + 6, 6 + 6)

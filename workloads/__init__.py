@@ -16,6 +16,7 @@ from workloads.blocks import (
 )
 from workloads.convolution import conv1d, conv2d, pool2d
 from workloads.gated_scans import gated_scan_network, min_gru, min_lstm, qrnn, sru
+from workloads.linear_attention import linear_attention, linear_transformer, rwkv
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
 from workloads.trace import Trace, TraceError, concatenate
@@ -43,6 +44,8 @@ __all__ = [
     "gated_scan_network",
     "gru",
     "linear",
+    "linear_attention",
+    "linear_transformer",
     "lstm",
     "matmul",
     "min_gru",
@@ -55,6 +58,7 @@ __all__ = [
     "pool2d",
     "qrnn",
     "rnn",
+    "rwkv",
     "softmax",
     "sru",
     "training",

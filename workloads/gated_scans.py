@@ -184,9 +184,9 @@ def sru(
     """Simple recurrent unit (Lei et al. 2017, section 2), with its highway connection.
 
     x~ = W x, f = s(Wf x + bf), r = s(Wr x + br), c = f c + (1 - f) x~, h = r tanh(c) + (1 - r) x; where `input_size` is
-    not `hidden` the highway takes a fourth product. `peephole`: the gates see the state too, f = s(Wf x + vf c + bf) (the
-    revised form, Lei et al. 2018): no longer linear in c, so the scan can only be serial, and its step
-    waits for more than the one dependent operation that is counted. See `qrnn` for the other arguments and the errors.
+    not `hidden` the highway takes a fourth product. `peephole`: the gates see the state too, f = s(Wf x + vf c + bf)
+    (the revised form, Lei et al. 2018): no longer linear in c, so the scan can only be serial, and its step waits for
+    more than the one dependent operation that is counted. See `qrnn` for the other arguments and the errors.
     """
     check_flags("sru", peephole=peephole)
     if peephole and scan != "serial":

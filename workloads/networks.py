@@ -30,6 +30,7 @@ from workloads.blocks import (
 )
 from workloads.convolution import conv2d, output_length, pool2d
 from workloads.gated_scans import gated_scan_network
+from workloads.linear_attention import linear_transformer, rwkv
 from workloads.recurrent import gru, lstm, rnn
 from workloads.trace import Trace, TraceError, concatenate, nearest
 
@@ -411,8 +412,10 @@ BUILDERS = {
     "convolution_network": convolution_network,
     "encoder_decoder": encoder_decoder,
     "gated_scan_network": gated_scan_network,
+    "linear_transformer": linear_transformer,
     "perceptron": perceptron,
     "recurrent_network": recurrent_network,
+    "rwkv": rwkv,
     "speech_network": speech_network,
     "transformer": transformer,
     "translation_network": translation_network,

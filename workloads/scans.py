@@ -23,8 +23,8 @@ from workloads.trace import Trace, TraceError, concatenate
 SCANS = ("serial", "chunked", "parallel")
 MODES = ("prefill", "decode")
 LOGITS = ("all", "last", "none")
-#: Vector FLOP of a state element: of a step (a h + b), and of a combine of two pairs (a a', a' b + b').
-STEP_FLOPS, COMBINE_FLOPS = 2, 3
+#: Vector FLOP of a state element in one step: a h + b.
+STEP_FLOPS = 2
 
 
 def levels(steps: int) -> int:
@@ -41,10 +41,11 @@ def combines(steps: int) -> tuple[int, int]:
 class Scan:
     """A linear recurrence with what surrounds it, all sequences of a batch together.
 
-    `states`: elements of the state. `before` and `after`: (vector FLOP, special ops) of one position to make a and b
-    and to make the result from the state; `reads` and `reads_after`: elements each of them reads; `result`:
-    elements of a position's result. `parameters`: what the scan holds. `step_flops`: vector FLOP of one step for a
-    state element, where it is not a multiply-add.
+    `states`: elements of the state (h and b). `before` and `after`: (vector FLOP, special ops) of one position to make
+    a and b and to make the result from the state; `reads` and `reads_after`: elements each of them reads, `reads_again`
+    those both read, which a fused kernel reads once; `result`: elements of a position's result. `parameters`: what the
+    scan holds. `factors`: elements of a (None: one for each of b). `step_flops`: vector FLOP of one step for a state
+    element, where it is not a multiply-add. `carried`: values beside the states that live from step to step.
     """
 
     op: str
@@ -55,9 +56,22 @@ class Scan:
     reads: int
     after: tuple[int, int] = (0, 0)
     reads_after: int = 0
+    reads_again: int = 0
     result: int = 0
     parameters: int = 0
+    factors: int | None = None
     step_flops: int = STEP_FLOPS
+    carried: int = 0
+
+    @property
+    def pair(self) -> int:
+        """Elements of a and b."""
+        return self.states + (self.states if self.factors is None else self.factors)
+
+    @property
+    def combine_flops(self) -> int:
+        """Vector FLOP of one combine: a a' and a' b + b'."""
+        return self.step_flops * self.states + self.pair - self.states
 
     def rows(self, scan: str, steps: int, chunk: int) -> list[dict]:
         """The rows of `steps` positions, in the form `scan`."""
@@ -70,7 +84,7 @@ class Scan:
 
         The state counts as a cache: between two positions the weights of every layer pass through the chip.
         """
-        size = self.types.activations(self.states)
+        size = self.types.activations(self.states + self.carried)
         return self._fused(1, 1) | {"cache_bytes": 2 * size, "saved_bytes": size}
 
     def _row(self, op: str, kind: str, vector: int, special: int, read: int, written: int, parameters: int = 0) -> dict:
@@ -94,7 +108,7 @@ class Scan:
         moved = self.reads + self.reads_after
         state_flops = self.step_flops * self.states * chunk
         if chunk > 1:  # the combines within the chunk, then the state before it added to every position
-            state_flops += COMBINE_FLOPS * self.states * sum(combines(chunk))
+            state_flops += self.combine_flops * sum(combines(chunk))
         row = self._row(
             self.op,
             "scan",
@@ -114,7 +128,7 @@ class Scan:
 
     def _sweeps(self, steps: int) -> list[dict]:
         """Coefficients, up-sweep, down-sweep and result as passes over memory; a level is an average one."""
-        pair, depth, rows = 2 * self.states, levels(steps), []
+        pair, depth, rows = self.pair, levels(steps), []
         if self.before != (0, 0) or self.parameters or self.reads != pair:
             vector, special = (amount * steps for amount in self.before)
             sizes = self.reads * steps, pair * steps, self.parameters
@@ -122,12 +136,12 @@ class Scan:
         for name, count, runs in zip(("up-sweep", "down-sweep"), combines(steps), (depth, depth - 1), strict=True):
             if count:
                 each = -(-count // runs)
-                flops = COMBINE_FLOPS * self.states * each
+                flops = self.combine_flops * each
                 sweep = self._row(f"{self.op}: {name}", "scan", flops, 0, 2 * pair * each, pair * each)
                 rows.append(sweep | {"repeats": runs, "reach_back": -(-(steps - 1) // depth)})
-        if self.after != (0, 0) or self.reads_after or self.result != self.states:
+        if self.after != (0, 0) or self.reads_after + self.reads_again or self.result != self.states:
             vector, special = (amount * steps for amount in self.after)
-            sizes = (self.states + self.reads_after) * steps, self.result * steps
+            sizes = (self.states + self.reads_after + self.reads_again) * steps, self.result * steps
             rows.append(self._row(f"{self.op}: result", "elementwise", vector, special, *sizes))
         return rows
 
@@ -214,6 +228,9 @@ def language_model(
 
 def one_sequence(scan: Scan, batch: int) -> Scan:
     """A scan given for one sequence as that of `batch` of them."""
-    times = {c: getattr(scan, c) * batch for c in ("states", "reads", "reads_after", "result")}
+    times = {
+        c: getattr(scan, c) * batch for c in ("states", "reads", "reads_after", "reads_again", "result", "carried")
+    }
+    times["factors"] = None if scan.factors is None else scan.factors * batch
     pairs = {c: tuple(amount * batch for amount in getattr(scan, c)) for c in ("before", "after")}
     return replace(scan, **times, **pairs)
