@@ -9,6 +9,8 @@ from workloads.trace import TraceError
 #: Parameters of the released models, as their libraries count them.
 EXACT = {
     "rwkv-4-169m": 169_342_464,
+    "mamba-130m": 129_135_360,
+    "mamba-2.8b": 2_768_345_600,
     "bert-base": 109_482_240,
     "bert-large": 335_141_888,
     "gpt2-small": 124_439_808,

@@ -19,6 +19,7 @@ from workloads.gated_scans import gated_scan_network, min_gru, min_lstm, qrnn, s
 from workloads.linear_attention import linear_attention, linear_transformer, rwkv
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
+from workloads.state_space import mamba, mamba_block
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
 
@@ -47,6 +48,8 @@ __all__ = [
     "linear_attention",
     "linear_transformer",
     "lstm",
+    "mamba",
+    "mamba_block",
     "matmul",
     "min_gru",
     "min_lstm",

@@ -32,6 +32,7 @@ from workloads.convolution import conv2d, output_length, pool2d
 from workloads.gated_scans import gated_scan_network
 from workloads.linear_attention import linear_transformer, rwkv
 from workloads.recurrent import gru, lstm, rnn
+from workloads.state_space import mamba
 from workloads.trace import Trace, TraceError, concatenate, nearest
 
 CELLS = {"lstm": lstm, "gru": gru, "rnn": rnn}
@@ -413,6 +414,7 @@ BUILDERS = {
     "encoder_decoder": encoder_decoder,
     "gated_scan_network": gated_scan_network,
     "linear_transformer": linear_transformer,
+    "mamba": mamba,
     "perceptron": perceptron,
     "recurrent_network": recurrent_network,
     "rwkv": rwkv,
