@@ -227,6 +227,7 @@ class _Plan:
     saved_bytes: np.ndarray
     serial_steps: np.ndarray
     uses: np.ndarray  # steps of a recurrence that read the same weights
+    is_scan: np.ndarray  # all steps in one kernel that carries the state and holds its weights
     repeats: np.ndarray
     path_runs: np.ndarray
     loop: np.ndarray  # index of the recurrence, -1 outside
@@ -241,7 +242,8 @@ class _Plan:
 def _plan(trace: Trace) -> _Plan:
     count = {c: _column(trace.columns[c]) for c in ("batch", "m", "n", "k", "repeats", "path_runs", "serial_steps")}
     role = {c: _column(trace.columns[f"{c}_bytes"]) for c in ("weight", "input", "output", "state", "cache", "saved")}
-    loop, loops = _recurrences(trace)
+    is_scan = _fused_scans(trace)
+    loop, loops = _recurrences(trace, is_scan)
     alive = count["repeats"] / count["path_runs"]  # instances that alternate step by step
     # steps that go through the layers of a stack, one after another, read a weight set for each of them in turn
     sets = np.maximum(1.0, _column(trace.weight_sets) * count["serial_steps"] / count["repeats"])
@@ -264,7 +266,7 @@ def _plan(trace: Trace) -> _Plan:
         is_collective=_column(trace.kind == "collective"),
         vector_flops=_column(trace.vector_flops),
         special_ops=_column(trace.special_ops),
-        weight_bytes=role["weight"],
+        weight_bytes=role["weight"] / np.where(is_scan, count["serial_steps"], 1.0),
         stream_bytes=stream,
         state_bytes=role["state"],
         cache_bytes=role["cache"],
@@ -273,6 +275,7 @@ def _plan(trace: Trace) -> _Plan:
         saved_bytes=np.minimum(role["saved"], stream) if trace.trains else np.zeros_like(stream),
         serial_steps=count["serial_steps"],
         uses=uses,
+        is_scan=is_scan,
         repeats=count["repeats"],
         path_runs=count["path_runs"],
         loop=loop[:, 0],
@@ -288,14 +291,23 @@ def _column(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, float)[:, None]
 
 
-def _recurrences(trace: Trace) -> tuple[np.ndarray, int]:
+def _fused_scans(trace: Trace) -> np.ndarray:
+    """Rows of kind "scan" that alternate with no other row: one kernel runs all their steps. (ops, 1) bool"""
+    keys = list(zip(trace.layer.tolist(), trace.phase.tolist(), trace.serial_steps.tolist(), strict=True))
+    alone = np.array([keys.count(key) == 1 for key in keys])
+    return (alone & (trace.kind == "scan") & (trace.serial_steps > 1))[:, None]
+
+
+def _recurrences(trace: Trace, is_scan: np.ndarray) -> tuple[np.ndarray, int]:
     """For each row the number of its recurrence, -1 outside one, (ops, 1); and how many there are.
 
     Rows of one layer and phase with the same number of serial steps alternate step by step. A single step is a
-    recurrence too where it has state, lest two steps be quicker; the moments of an optimiser are not such state.
+    recurrence too where it has state, lest two steps be quicker; the moments of an optimiser are not such state. A
+    fused scan is none: it keeps weights in its kernel, whatever the memory does.
     """
     keys = zip(trace.layer.tolist(), trace.phase.tolist(), trace.serial_steps.tolist(), strict=True)
     within = (trace.serial_steps > 1) | ((trace.state_bytes > 0) & (trace.phase != "update"))
+    within &= ~is_scan[:, 0]
     numbers: dict[tuple, int] = {}
     loop = [numbers.setdefault(key, len(numbers)) if part else -1 for key, part in zip(keys, within, strict=True)]
     return np.array(loop)[:, None], len(numbers)
@@ -408,7 +420,11 @@ def _cost(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Produ
     output |= {"latency": latency[None], "serial": serial[None], "path": path[None]}
     if whole:
         output |= {f"bound:{name}": bound for name, bound in bounds.items()}
-        output |= {"time": time, "binding": _binding(bounds), "resident": 1.0 - missing[-1].weights}
+        output |= {
+            "time": time,
+            "binding": _binding(bounds),
+            "resident": np.where(plan.is_scan, 1.0, 1.0 - missing[-1].weights),
+        }
     return output
 
 
@@ -432,15 +448,20 @@ def _bounds(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Pro
         bounds[level] = _level_s(f, level, moved)
     if accelerator.link is not None:
         bounds["link"] = plan.sent_bytes / f["link.bandwidth_bytes_per_s"] + f["link.latency_s"] * plan.is_collective
+    first_byte_s = f[f"memory.{list(accelerator.memory)[-1]}.latency_s"]
     bounds["latency"] = recurrence.fixed_s(
         plan.serial_steps,
         f["latency.launch_s"],
         f["latency.step_s"],
-        f[f"memory.{list(accelerator.memory)[-1]}.latency_s"],
+        first_byte_s,
         accelerator.abilities.persistent_recurrence,
         f["latency.first_steps_s"],
         f["latency.first_steps"],
     )
+    if plan.is_scan.any():
+        dependent_s = f["vector.dependent_cycles"] / f["vector.clock_hz"]
+        scan_s = recurrence.scan_s(plan.serial_steps, f["latency.launch_s"], first_byte_s, dependent_s)
+        bounds["latency"] = np.where(plan.is_scan, scan_s, bounds["latency"])
     return bounds
 
 

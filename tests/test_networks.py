@@ -8,6 +8,9 @@ from workloads.trace import TraceError
 
 #: Parameters of the released models, as their libraries count them.
 EXACT = {
+    "rwkv-4-169m": 169_342_464,
+    "mamba-130m": 129_135_360,
+    "mamba-2.8b": 2_768_345_600,
     "bert-base": 109_482_240,
     "bert-large": 335_141_888,
     "gpt2-small": 124_439_808,
@@ -30,6 +33,7 @@ ROUND = {
     "sutskever-2014": (384e6, 0.001),
     "ntm-copy": (17_162, 0.25),  # the paper does not say which start values are learned
     "lstm-acoustic": (13e6, 0.02),
+    "qrnn-penn-treebank": (18e6, 0.02),
     "transformer-base": (65e6, 0.04),  # the vocabulary is given as "about 37000"
     "transformer-big": (213e6, 0.02),
     "mozilla-deepspeech": (47.2e6, 0.001),

@@ -28,10 +28,13 @@ from workloads.blocks import (
 from workloads.conformer import conformer
 from workloads.convolution import conv2d, pool2d
 from workloads.encoder_decoder import encoder_decoder
+from workloads.gated_scans import gated_scan_network
+from workloads.linear_attention import linear_transformer, rwkv
 from workloads.recurrent import gru, lstm, rnn
 from workloads.residual_network import residual_network
 from workloads.sequence_to_sequence import sequence_to_sequence, translation_network
 from workloads.speech import acoustic_network, speech_network, transducer
+from workloads.state_space import mamba
 from workloads.temporal_convolution import temporal_network
 from workloads.trace import Trace, TraceError, concatenate, nearest
 from workloads.transformer import transformer
@@ -275,6 +278,10 @@ BUILDERS = {
     "recurrent_network": recurrent_network,
     "residual_network": residual_network,
     "sequence_to_sequence": sequence_to_sequence,
+    "gated_scan_network": gated_scan_network,
+    "linear_transformer": linear_transformer,
+    "mamba": mamba,
+    "rwkv": rwkv,
     "speech_network": speech_network,
     "temporal_network": temporal_network,
     "transducer": transducer,

@@ -121,7 +121,8 @@ SCHEMA: dict[str, Column] = {
             "runs",
             1,
             "consecutive runs of one recurrence, each of which needs the one before (T; attention: 1). "
-            "Rows of one layer with the same number above 1 alternate step by step",
+            "Rows of one layer with the same number above 1 alternate step by step; a row of kind scan with no other "
+            "to alternate with is one kernel, which carries its state from step to step and holds its weights",
         ),
         Column(
             "path_runs",
