@@ -216,6 +216,11 @@ def _holds(n: Mapping[str, float]) -> str:
     return "holds in part" if max(counts) else "does not hold"
 
 
+def _percent(share: float) -> str:
+    """Two digits below ten per cent, whole ones above."""
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
+
+
 def _of(hits: float, total: float) -> str:
     return f"all {total:.0f} chips" if hits == total else f"{hits:.0f} of {total:.0f} chips" if hits else "no chip"
 
@@ -241,8 +246,8 @@ def _verdict(n: Mapping[str, float]) -> str:
     return (
         f"Windows of {WINDOW} over windows of {WINDOW} join the first and the last of {POSITIONS:,} positions in "
         f"{n['hops']:.0f} hops; flat attention takes {n['hops_of_flat']:.0f}, the LSTM {n['hops_of_lstm']:,.0f}. With "
-        f"an output at every position and equal parameters the hierarchy does {n['pair_share']:.1%} of the work of "
-        f"flat attention in scores and sums, {n['flop_share']:.0%} with projections, and takes "
+        f"an output at every position and equal parameters the hierarchy does {_percent(n['pair_share'])} of the work "
+        f"of flat attention in scores and sums, {_percent(n['flop_share'])} with projections, and takes "
         f"{_span(n, 'whole_of_flat')} of its time: half or less on {_of(n['whole_fraction_chips'], n['chips'])}"
         f"{interval}. It is quicker than the LSTM on {_of(n['quicker_than_lstm_chips'], n['chips'])}, taking "
         f"{_span(n, 'whole_of_lstm')} of its time. For one new vector it takes {_span(n, 'next_of_flat')} of flat "
@@ -252,16 +257,18 @@ def _verdict(n: Mapping[str, float]) -> str:
 
 def _limits(n: Mapping[str, float], chips: Sequence[OnChip]) -> str:
     starts = {key: [n[f"{c.chip.name}_{key}_half_from"] for c in chips] for key in ("whole", "next")}
+    gain = "quicker on some chips" if n["summary_of_one_query_least"] < 1 else "no gain"
     return (
         f"At {WINDOW} positions the hierarchy is flat attention. It takes half of flat attention's time from "
         f"{_positions(starts['whole'])} for whole sequences and from {_positions(starts['next'])} for one new vector. "
-        f"Where only one vector that sums up the whole is wanted, a hierarchy is no gain: one flat query over all "
-        f"{POSITIONS:,} vectors does {n['one_query_flop_share']:.1%} of the work of flat attention at every position, "
-        f"the hierarchy of summaries {n['summary_flop_share']:.1%}, in {_span(n, 'summary_of_one_query', 'times')} the "
-        f"time. What summaries save is memory: {n['held_share_of_summaries']:.0%} of the keys and values are kept for "
-        f"the next vector; sliding windows, which make every vector of a level anew at every position, keep "
-        f"{n['held_share_of_sliding']:.0%}. {_windows(n, chips)} With {MANY} sequences side by side the hierarchy is "
-        f"quicker than the LSTM on {_of(n['many_quicker_than_lstm_chips'], n['chips'])}, taking "
+        f"Where only one vector that sums up the whole is wanted, a hierarchy is {gain}: one flat query over all "
+        f"{POSITIONS:,} vectors does {_percent(n['one_query_flop_share'])} of the work of flat attention at every "
+        f"position, the hierarchy of summaries {_percent(n['summary_flop_share'])}, in "
+        f"{_span(n, 'summary_of_one_query', 'times')} the time. What summaries save is memory: "
+        f"{_percent(n['held_share_of_summaries'])} of the keys and values are kept for the next vector; sliding "
+        f"windows, which make every vector of a level anew at every position, keep "
+        f"{_percent(n['held_share_of_sliding'])}. {_windows(n, chips)} With {MANY} sequences side by side the "
+        f"hierarchy is quicker than the LSTM on {_of(n['many_quicker_than_lstm_chips'], n['chips'])}, taking "
         f"{_span(n, 'many_of_lstm')} of its time. What a summary of a window forgets is not counted here."
     )
 
@@ -270,8 +277,8 @@ def _windows(n: Mapping[str, float], chips: Sequence[OnChip]) -> str:
     best = {key: [n[f"{c.chip.name}_{key}_cheapest_window"] for c in chips] for key in ("whole", "next")}
     return (
         f"Of the windows from {WINDOWS[0]} to {WINDOWS[-1]:,}, the quickest for one new vector is "
-        f"{_listed(best['next'])}, for whole sequences {_listed(best['whole'])}; {WINDOW} takes "
-        f"{_span(n, 'next_window_excess', 'times')} and {_span(n, 'whole_window_excess', 'times')} as long. A smaller "
+        f"{_listed(best['next'])}, for whole sequences {_listed(best['whole'])}; {WINDOW} takes at most "
+        f"{n['next_window_excess_most']:.2f} and {n['whole_window_excess_most']:.2f} times as long as these. A smaller "
         f"window needs more levels, each with its projections; a larger one saves no level until it covers all."
     )
 
@@ -324,7 +331,7 @@ def _lengths_table(chip: OnChip) -> Table:
         times = [1e3 * chip.time_s(task, network, positions) for task, network in _SHOWN]
         hops = [path(network, positions) for network in (FLAT, SLIDING, LSTM)]
         share = whole(SLIDING, positions, "fp16").total_matrix_flops / whole(FLAT, positions, "fp16").total_matrix_flops
-        rows.append([positions, levels_needed(positions, WINDOW), *hops, f"{share:.2%}", *times])
+        rows.append([positions, levels_needed(positions, WINDOW), *hops, _percent(share), *times])
     columns = ["positions", "levels", "hops, flat", "hops, hierarchy", "hops, LSTM", "FLOP, of flat"]
     columns += [f"{'whole' if task is whole else 'next'}: {network} [ms]" for task, network in _SHOWN]
     return Table(
@@ -379,7 +386,7 @@ def _crossings_table(chips: Sequence[OnChip]) -> Table:
         )  # fmt: skip
         rows.append([c.chip.name, c.dtype, *(shown(c.share_from(*pair)) for pair in pairs)])
     return Table(
-        caption=f"Positions from which one is quicker than the other, to {WITHIN:.0%}, tried from {WINDOW} to "
+        caption=f"Positions from which one is quicker than the other, to {_percent(WITHIN)}, tried from {WINDOW} to "
         f"{LENGTHS[-1]:,}.",
         columns=columns,
         rows=rows,

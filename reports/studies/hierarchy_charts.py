@@ -10,6 +10,8 @@ from reports.studies.study import Chart
 
 SOURCE = "simulated: rooftrace study hierarchy"
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
+#: Marks of a ratio on a logarithmic axis.
+TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 30, 50, 100)
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 
 
@@ -87,9 +89,11 @@ def windows_chart(
                 ax.plot(windows, line, label=name, **looks(number))
             ax.axhline(1, color=INK, linewidth=0.8)
             ax.axvline(marked, color=INK, linewidth=0.8, linestyle=":")
-            _style(ax, title, "window [vectors]", f"latency / that of {marked} [1]")
+            _style(ax, title, "window [vectors]", f"latency / that of window {marked} [1]")
+            low, high = ax.get_ylim()
+            ax.set_yticks([tick for tick in TICKS if low <= tick <= high], minor=False)
+            ax.set_yticks([], minor=True)
             ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            ax.yaxis.set_minor_formatter(lambda value, _: "")
         figure = panels[0].figure
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=LABEL_SIZE, frameon=False)
