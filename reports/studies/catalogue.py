@@ -11,6 +11,7 @@ from workloads.trace import nearest
 NAMES: tuple[str, ...] = (
     "memory-bound",
     "prefill-and-decode",
+    "hierarchy",
     "quantisation",
     "software",
 )
