@@ -18,10 +18,11 @@ FAILED = "could not be run"
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A chart as the content of a file: `form` is "svg" or "png"."""
+    """A chart as the content of a file: `form` is "svg" or "png"; `width` is how wide it is meant to be shown [px]."""
 
     form: str
     data: bytes
+    width: int
     alt: str
     caption: str
     source: str
@@ -73,8 +74,10 @@ def _texts(of: Study) -> dict[str, object]:
 
 def _picture(chart) -> Picture:
     figure, form = chart.draw(), "svg"
+    figure = getattr(figure, "figure", figure)  # of axes
     data = rendered(figure, form)
     if len(data) > SVG_MOST_BYTES:
         form = "png"
         data = rendered(figure, form, PNG_DPI)
-    return Picture(form=form, data=data, alt=chart.alt, caption=chart.caption, source=chart.source)
+    width = round(96 * figure.get_figwidth())  # 96 px an inch, as in CSS
+    return Picture(form=form, data=data, width=width, alt=chart.alt, caption=chart.caption, source=chart.source)
