@@ -8,7 +8,10 @@ from reports.studies.study import Study, StudyError
 from workloads.trace import nearest
 
 #: Each is `STUDY` in the module of that name (with underscores).
-NAMES: tuple[str, ...] = ("memory-bound",)
+NAMES: tuple[str, ...] = (
+    "memory-bound",
+    "compute-or-bandwidth",
+)
 
 
 def studies() -> tuple[str, ...]:
