@@ -11,6 +11,7 @@ from workloads.trace import nearest
 NAMES: tuple[str, ...] = (
     "memory-bound",
     "compute-or-bandwidth",
+    "resident-weights",
 )
 
 
