@@ -11,7 +11,7 @@ import numpy as np
 from reports.studies.resident_weights_charts import step_chart, width_chart
 from reports.studies.resident_weights_outside import outside
 from reports.studies.study import Bench, Chart, Finding, Study, Table
-from reports.studies.usual import count_of, element_type, plain_text, span
+from reports.studies.usual import count_of, counted, element_type, plain_text, span
 from simulator import Accelerator, Result, simulate
 from workloads import Trace, lstm
 from workloads.trace import element_bytes
@@ -167,18 +167,19 @@ def _holds(n: Mapping[str, float]) -> str:
 
 def _verdict(n: Mapping[str, float], at: Mapping[str, Mapping[str, float]]) -> str:
     if not n["chips_that_keep_weights"]:
-        return f"None of the {n['chips']:.0f} chips keeps the weights of a recurrence from step to step: 0 units."
+        return f"Of {counted(n['chips'], 'chip')} none keeps the weights of a recurrence from step to step: 0 units."
     ends = [min(at, key=lambda c: at[c]["hidden"] or math.inf), max(at, key=lambda c: at[c]["hidden"])]
     wide = [f"{at[c]['hidden']:.0f} units ({c})" for c in dict.fromkeys(ends)]
     return (
-        f"In 16-bit floats the weights of an LSTM layer stay on chip up to {' and '.join(wide)}. At that size a batch "
-        f"of 1 is {_span(n, 'gain')} times as fast as with the weights read anew at every step. Memory off the chip "
-        f"takes less than {100 * LITTLE:.0f} % of the time on {count_of(n['off_chip_is_no_limit'], n['chips'])} chips; "
-        f"without residency it would be the first limit on {n['off_chip_was_the_limit']}.\n"
-        f"What then takes most of the time is waiting for launches and the step before on {n['mostly_waits']} chips, "
-        f"memory and operand feed on the chip on {n['mostly_on_chip']}, arithmetic on {n['mostly_arithmetic']}. The "
-        f"matrix units are used to {_span(n, 'utilisation_1', 100)} % at batch 1 and to "
-        f"{_span(n, 'utilisation_16', 100)} % at batch 16."
+        f"The weights of an LSTM layer, in 16-bit floats where the chip has them, stay on it up to "
+        f"{' and '.join(wide)}. At that size a batch of 1 is {_span(n, 'gain')} times as fast as with the weights "
+        f"read anew at every step. Memory off the chip takes less than {100 * LITTLE:.0f} % of the time on "
+        f"{count_of(n['off_chip_is_no_limit'], n['chips'])} chips; without residency it would be the first limit on "
+        f"{n['off_chip_was_the_limit']}.\n"
+        "What then takes most of the time is waiting for launches and the step before on "
+        f"{counted(n['mostly_waits'], 'chip')}, memory and operand feed on the chip on {n['mostly_on_chip']}, "
+        f"arithmetic on {n['mostly_arithmetic']}. The matrix units are used to {_span(n, 'utilisation_1', 100)} % at "
+        f"batch 1 and to {_span(n, 'utilisation_16', 100)} % at batch 16."
     )
 
 
@@ -194,8 +195,8 @@ def _limits(n: Mapping[str, float], chips, widths: Mapping[str, Mapping[str, int
     if n["chips_that_keep_weights"] and n["busy_at_batch_1"] < n["chips_that_keep_weights"]:
         idle = n["chips_that_keep_weights"] - n["busy_at_batch_1"]
         said += (
-            f"Residency cures the bandwidth, not the recurrence: on {idle:.0f} chips the units still idle (below "
-            f"{100 * IDLE:.0f} % of peak at batch 1). "
+            f"Residency cures the bandwidth, not the recurrence: on {counted(idle, 'chip')} the units still idle "
+            f"(below {100 * IDLE:.0f} % of peak at batch 1). "
         )
     return said + f"One layer of one sequence at a time; each layer is still read once for its {STEPS} steps."
 
@@ -270,8 +271,8 @@ STUDY = Study(
     name="resident-weights",
     title="Weights resident on chip",
     question="When does an LSTM stop being memory-bound because its weights stay on the chip, and what limits it then?",
-    claim="A recurrence whose weights stay on chip from step to step leaves the memory roof: bandwidth no longer limits "
-    "it, and the compute units can be used.",
+    claim="A recurrence whose weights stay on chip from step to step leaves the memory roof: bandwidth no longer "
+    "limits it, and the compute units can be used.",
     setup=f"One LSTM layer over {STEPS} steps on {len(CHIPS)} chips at batch 1, by hidden size and element type; the "
     "widest whose recurrent weights all stay in a level that may keep them; the same layer on the same chip without "
     f"that ability. No limit: below {100 * LITTLE:.0f} % of the time. Idle: below {100 * IDLE:.0f} % of the matrix "
