@@ -151,7 +151,7 @@ def _kind(numeric: bool, cells: Sequence[str]) -> str:
     """How the cells of a column are set: numbers flush right, short ones never broken."""
     if numeric:
         return ' class="number"'
-    return ' class="short"' if all(len(cell) <= SHORT for cell in cells) else ""
+    return ' class="short"' if all(len(cell) <= SHORT for cell in cells) else ' class="long"'
 
 
 def _prose(said: str) -> str:

@@ -266,7 +266,7 @@ STUDY = Study(
     setup=f"{len(NETWORKS)} networks on {len(CHIPS)} chips, from a single-board computer to a data centre. The "
     "elasticity of the speed in a resource: per cent faster for one per cent more of it, all else as it is. Compute: "
     "the rate of the matrix units. Bandwidth: of the farthest memory. Waits: launches, dependent steps and first "
-    "accesses, of which less is counted. Much: {MUCH} or more; little: below {LITTLE}.",
+    f"accesses, of which less is counted. Much: {MUCH} or more; little: below {LITTLE}.",
     sources=(
         "Zaremba, Sutskever and Vinyals: Recurrent neural network regularization, 2014 (the large language model)",
         "Wu et al.: Google's neural machine translation system, 2016 (GNMT)",
