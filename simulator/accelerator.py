@@ -157,6 +157,9 @@ class VectorUnits:
     clock_hz: object = _number("clock", above=0)
     flops_per_cycle: object = _number("additions and multiplications per cycle and unit", above=0)
     special_per_cycle: object = _number("transcendental evaluations per cycle and unit", above=0)
+    dependent_cycles: object = _number(
+        "cycles from one operation to the next that needs its result: what a step of a fused scan waits", 4.0, least=0
+    )
     register_bytes: object = _number("register file of one unit (none: its family's)", None, least=0, optional=True)
     sustained: object = _number("share of the peak a long op reaches", 1.0, above=0, most=1)
 

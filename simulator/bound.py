@@ -46,6 +46,7 @@ _SLOWER = (
     "latency.launch_s",
     "latency.step_s",
     "latency.first_steps_s",
+    "vector.dependent_cycles",
     "matrix.load_cycles",
     "matrix.prologue_cycles",
 )

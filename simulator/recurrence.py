@@ -5,6 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 
+def scan_s(serial_steps, launch_s, memory_latency_s, dependent_s):
+    """What one step of a fused scan pays whatever its size: one dependent operation, and its share of the one launch
+    and the first access to memory of the kernel, which fetches later steps ahead. [s]
+
+    Optimistic: one operation a step is on the path (the multiply-add of a linear recurrence), the others are ahead.
+    """
+    return (launch_s + memory_latency_s) / serial_steps + dependent_s
+
+
 def fixed_s(serial_steps, launch_s, step_s, memory_latency_s, persistent, first_steps_s, first_steps):
     """Time one run pays whatever its size: launch, first access to memory, the dependent step of a recurrence. [s]
 

@@ -178,7 +178,7 @@ def free_resources(accelerator: Accelerator) -> dict[str, dict[str, float]]:
     if accelerator.link is not None:
         free["link"] = faster("link.bandwidth_bytes_per_s") | none("link.latency_s")
     free["launch"] = none("latency.launch_s")
-    free["dependent steps"] = none("latency.step_s", "latency.first_steps_s")
+    free["dependent steps"] = none("latency.step_s", "latency.first_steps_s", "vector.dependent_cycles")
     free["memory latency"] = none(f"memory.{list(accelerator.memory)[-1]}.latency_s")
     return free
 

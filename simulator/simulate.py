@@ -201,7 +201,7 @@ class _Products:
     other_bytes: np.ndarray
     a_element_bytes: np.ndarray
     b_element_bytes: np.ndarray
-    serial_steps: np.ndarray
+    uses: np.ndarray  # steps of the recurrence that read the same weights
     dtype: np.ndarray  # index into dtypes
 
 
@@ -226,10 +226,12 @@ class _Plan:
     held_bytes: np.ndarray  # activations that compete for on-chip memory with this row's
     saved_bytes: np.ndarray
     serial_steps: np.ndarray
+    uses: np.ndarray  # steps of a recurrence that read the same weights
+    is_scan: np.ndarray  # all steps in one kernel that carries the state and holds its weights
     repeats: np.ndarray
     path_runs: np.ndarray
     loop: np.ndarray  # index of the recurrence, -1 outside
-    loop_weight_bytes: np.ndarray  # by recurrence: weight sets alternating between two steps
+    loop_weight_bytes: np.ndarray  # by recurrence: weight sets used in turn before one is used again
     loop_state_bytes: np.ndarray
     order: np.ndarray  # rows sorted by dependency level
     starts: np.ndarray  # first row of each level in that order
@@ -240,8 +242,12 @@ class _Plan:
 def _plan(trace: Trace) -> _Plan:
     count = {c: _column(trace.columns[c]) for c in ("batch", "m", "n", "k", "repeats", "path_runs", "serial_steps")}
     role = {c: _column(trace.columns[f"{c}_bytes"]) for c in ("weight", "input", "output", "state", "cache", "saved")}
-    loop, loops = _recurrences(trace)
+    is_scan = _fused_scans(trace)
+    loop, loops = _recurrences(trace, is_scan)
     alive = count["repeats"] / count["path_runs"]  # instances that alternate step by step
+    # steps that go through the layers of a stack, one after another, read a weight set for each of them in turn
+    sets = np.maximum(1.0, _column(trace.weight_sets) * count["serial_steps"] / count["repeats"])
+    uses = count["serial_steps"] / sets
     of_loop = loop == np.arange(loops)  # (ops, recurrences)
     stream = role["input"] + role["output"]
     # activations kept for a backward pass compete for the same memory until it reads them
@@ -249,7 +255,7 @@ def _plan(trace: Trace) -> _Plan:
     order = np.argsort(trace.level, kind="stable")
     levels = trace.level[order]
     dtypes = tuple(dict.fromkeys(trace.dtype[trace.is_product].tolist()))
-    products, which, first = _distinct_products(trace, count, role, loop, dtypes)
+    products, which, first = _distinct_products(trace, count | {"uses": uses}, role, loop, dtypes)
     return _Plan(
         rows=len(trace),
         dtypes=dtypes,
@@ -260,7 +266,7 @@ def _plan(trace: Trace) -> _Plan:
         is_collective=_column(trace.kind == "collective"),
         vector_flops=_column(trace.vector_flops),
         special_ops=_column(trace.special_ops),
-        weight_bytes=role["weight"],
+        weight_bytes=role["weight"] / np.where(is_scan, count["serial_steps"], 1.0),
         stream_bytes=stream,
         state_bytes=role["state"],
         cache_bytes=role["cache"],
@@ -268,10 +274,12 @@ def _plan(trace: Trace) -> _Plan:
         held_bytes=np.maximum(stream * count["serial_steps"], kept),
         saved_bytes=np.minimum(role["saved"], stream) if trace.trains else np.zeros_like(stream),
         serial_steps=count["serial_steps"],
+        uses=uses,
+        is_scan=is_scan,
         repeats=count["repeats"],
         path_runs=count["path_runs"],
         loop=loop[:, 0],
-        loop_weight_bytes=_column((role["weight"] * alive * of_loop).sum(axis=0)),
+        loop_weight_bytes=_column((role["weight"] * alive * sets * of_loop).sum(axis=0)),
         loop_state_bytes=_column((role["state"] * alive * of_loop).sum(axis=0)),
         order=order,
         starts=np.flatnonzero(np.diff(levels, prepend=levels[0] - 1)),
@@ -283,14 +291,23 @@ def _column(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, float)[:, None]
 
 
-def _recurrences(trace: Trace) -> tuple[np.ndarray, int]:
+def _fused_scans(trace: Trace) -> np.ndarray:
+    """Rows of kind "scan" that alternate with no other row: one kernel runs all their steps. (ops, 1) bool"""
+    keys = list(zip(trace.layer.tolist(), trace.phase.tolist(), trace.serial_steps.tolist(), strict=True))
+    alone = np.array([keys.count(key) == 1 for key in keys])
+    return (alone & (trace.kind == "scan") & (trace.serial_steps > 1))[:, None]
+
+
+def _recurrences(trace: Trace, is_scan: np.ndarray) -> tuple[np.ndarray, int]:
     """For each row the number of its recurrence, -1 outside one, (ops, 1); and how many there are.
 
     Rows of one layer and phase with the same number of serial steps alternate step by step. A single step is a
-    recurrence too where it has state, lest two steps be quicker; the moments of an optimiser are not such state.
+    recurrence too where it has state, lest two steps be quicker; the moments of an optimiser are not such state. A
+    fused scan is none: it keeps weights in its kernel, whatever the memory does.
     """
     keys = zip(trace.layer.tolist(), trace.phase.tolist(), trace.serial_steps.tolist(), strict=True)
     within = (trace.serial_steps > 1) | ((trace.state_bytes > 0) & (trace.phase != "update"))
+    within &= ~is_scan[:, 0]
     numbers: dict[tuple, int] = {}
     loop = [numbers.setdefault(key, len(numbers)) if part else -1 for key, part in zip(keys, within, strict=True)]
     return np.array(loop)[:, None], len(numbers)
@@ -314,7 +331,7 @@ def _distinct_products(
     useful = _column(trace.matrix_flops) / np.where(rows[:, None], 2.0 * batch * m * n * k, 1.0)
     dtype = _column([dtypes.index(d) if d in dtypes else -1 for d in trace.dtype.tolist()])
     columns = [batch, m, n, k, useful, attention, role["weight"], a, b, other, a_element, b_element]
-    columns += [count["serial_steps"], dtype]
+    columns += [count["uses"], dtype]
     # rows of recurrences that hold different amounts are different products: more or less of their weights is kept
     table = np.hstack([*columns, _alike(trace, loop)])[rows]
     table, first, which = np.unique(table, axis=0, return_index=True, return_inverse=True)
@@ -324,8 +341,8 @@ def _distinct_products(
 
 def _alike(trace: Trace, loop: np.ndarray) -> np.ndarray:
     """`loop` with the same number for recurrences whose rows are the same, (ops, 1)."""
-    columns = ("batch", "m", "n", "k", "weight_bytes", "state_bytes", "repeats", "path_runs", "weight_dtype")
-    rows = list(zip(*(trace.columns[name].tolist() for name in columns), strict=True))
+    columns = ("batch", "m", "n", "k", "weight_bytes", "state_bytes", "repeats", "path_runs", "weight_sets")
+    rows = list(zip(*(trace.columns[name].tolist() for name in (*columns, "weight_dtype")), strict=True))
     members: dict[int, list] = {-1: []}
     for number, row in zip(loop[:, 0].tolist(), rows, strict=True):
         if number >= 0:
@@ -403,7 +420,11 @@ def _cost(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Produ
     output |= {"latency": latency[None], "serial": serial[None], "path": path[None]}
     if whole:
         output |= {f"bound:{name}": bound for name, bound in bounds.items()}
-        output |= {"time": time, "binding": _binding(bounds), "resident": 1.0 - missing[-1].weights}
+        output |= {
+            "time": time,
+            "binding": _binding(bounds),
+            "resident": np.where(plan.is_scan, 1.0, 1.0 - missing[-1].weights),
+        }
     return output
 
 
@@ -427,15 +448,20 @@ def _bounds(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Pro
         bounds[level] = _level_s(f, level, moved)
     if accelerator.link is not None:
         bounds["link"] = plan.sent_bytes / f["link.bandwidth_bytes_per_s"] + f["link.latency_s"] * plan.is_collective
+    first_byte_s = f[f"memory.{list(accelerator.memory)[-1]}.latency_s"]
     bounds["latency"] = recurrence.fixed_s(
         plan.serial_steps,
         f["latency.launch_s"],
         f["latency.step_s"],
-        f[f"memory.{list(accelerator.memory)[-1]}.latency_s"],
+        first_byte_s,
         accelerator.abilities.persistent_recurrence,
         f["latency.first_steps_s"],
         f["latency.first_steps"],
     )
+    if plan.is_scan.any():
+        dependent_s = f["vector.dependent_cycles"] / f["vector.clock_hz"]
+        scan_s = recurrence.scan_s(plan.serial_steps, f["latency.launch_s"], first_byte_s, dependent_s)
+        bounds["latency"] = np.where(plan.is_scan, scan_s, bounds["latency"])
     return bounds
 
 
@@ -497,7 +523,7 @@ def _missing_shares(
     shares = [_Missing(everything, everything, everything)]
     loop_weights = plan.loop_weight_bytes
     if len(loop_weights) and accelerator.matrix.stores_padded_tiles:
-        alive = plan.repeats / plan.path_runs
+        alive = plan.repeats / plan.path_runs * plan.serial_steps / plan.uses
         in_loop = plan.loop == np.arange(len(loop_weights))[:, None]
         loop_weights = loop_weights + recurrence.summed(
             (_spread(plan, padding) * alive)[:, None] * in_loop.T[:, :, None]
@@ -549,7 +575,7 @@ def _product(plan: _Plan, f: dict, accelerator: Accelerator, shared: str, weight
         nothing = np.zeros((0, 1))
         return compute.Product(*[nothing] * len(compute.Product._fields))
     # what a private level keeps is not fetched again from the shared one
-    weights = memory.recurrent_bytes(p.weight_bytes + padding, weight_missing[plan.row_of_product], p.serial_steps)
+    weights = memory.recurrent_bytes(p.weight_bytes + padding, weight_missing[plan.row_of_product], p.uses)
     names = ["count", "clock_hz", "sustained", "tile_m", "tile_n", "tile_k", "feed_bytes_per_cycle", "prologue_cycles"]
     names += _BLOCKED_FIELDS if _is_blocked(accelerator) else ["load_cycles"]
     arguments = {name: f[f"matrix.{name}"] for name in names}
@@ -599,7 +625,7 @@ def _traffic(plan: _Plan, f: dict, accelerator: Accelerator, shared: int, produc
             traffic[level] = _with_products(plan, once, product.shared_bytes)
         else:
             share = missing[position]
-            moved = memory.recurrent_bytes(weights, share.weights, plan.serial_steps)
+            moved = memory.recurrent_bytes(weights, share.weights, plan.uses)
             # what a backward pass will need is written whether or not it also stays
             moved = moved + np.maximum(plan.stream_bytes * share.streams, plan.saved_bytes)
             moved = moved + plan.state_bytes * share.state + plan.cache_bytes

@@ -123,9 +123,16 @@ def recurs(row) -> bool:
     return row["serial_steps"] > 1 or (row["state_bytes"] > 0 and row["phase"] != "update")
 
 
+def is_scan(row, rows) -> bool:
+    """Whether one kernel runs all steps of the row: a scan with which no other row alternates."""
+    key = ("layer", "phase", "serial_steps")
+    others = [other for other in rows if other is not row and all(other[c] == row[c] for c in key)]
+    return row["kind"] == "scan" and row["serial_steps"] > 1 and not others
+
+
 def loop_of(row, rows) -> list:
     """The rows that alternate step by step with this one (itself included); none without a recurrence."""
-    if not recurs(row):
+    if not recurs(row) or is_scan(row, rows):
         return []
     key = ("layer", "phase", "serial_steps")
     return [other for other in rows if recurs(other) and all(other[c] == row[c] for c in key)]
@@ -136,8 +143,14 @@ def at_once(row) -> float:
     return row["repeats"] / row["path_runs"]
 
 
+def sets_in_turn(row) -> float:
+    """Weight sets a recurrence reads in turn before it reads the first again: layers that each step goes through."""
+    recurrences = row["repeats"] / row["serial_steps"]
+    return max(1.0, row["weight_sets"] / recurrences)
+
+
 def loop_weight_bytes(loop, accelerator) -> float:
-    return sum(padded_weight_bytes(row, accelerator) * at_once(row) for row in loop)
+    return sum(padded_weight_bytes(row, accelerator) * at_once(row) * sets_in_turn(row) for row in loop)
 
 
 def loop_state_bytes(loop) -> float:
@@ -199,9 +212,11 @@ def missing_activations(row, rows, accelerator, j: int) -> float:
 
 
 def fetched_weight_bytes(row, rows, accelerator, j: int) -> float:
-    """Weights one run fetches from level j: once for all steps where they stay nearer."""
+    """Weights one run fetches from level j: once for all steps where they stay nearer, as in the kernel of a scan."""
+    if is_scan(row, rows):
+        return row["weight_bytes"] / row["serial_steps"]
     again = missing_weights(row, rows, accelerator, j)
-    return padded_weight_bytes(row, accelerator) * (again + (1.0 - again) / row["serial_steps"])
+    return padded_weight_bytes(row, accelerator) * (again + (1.0 - again) * sets_in_turn(row) / row["serial_steps"])
 
 
 # -- products --------------------------------------------------------------------------------------
@@ -361,7 +376,7 @@ def level_bytes(row, rows, accelerator, j: int, found) -> float:
     levels = list(accelerator.memory.values())
     shared = shared_level(accelerator)
     if j <= shared and not is_product(row):
-        return padded_weight_bytes(row, accelerator) + stream_bytes(row)
+        return fetched_weight_bytes(row, rows, accelerator, 0) + stream_bytes(row)
     if j < shared:
         return fragment_bytes(row, accelerator)
     if j == shared:
@@ -398,10 +413,13 @@ def link_s(row, accelerator) -> float:
     return row["input_bytes"] / accelerator.link.bandwidth_bytes_per_s + accelerator.link.latency_s
 
 
-def latency_s(row, accelerator) -> float:
+def latency_s(row, rows, accelerator) -> float:
     """Fixed cost of one run."""
     last = list(accelerator.memory.values())[-1]
     launch, steps = accelerator.latency.launch_s, row["serial_steps"]
+    if is_scan(row, rows):
+        waiting_s = accelerator.vector.dependent_cycles / accelerator.vector.clock_hz
+        return (launch + last.latency_s) / steps + waiting_s
     if accelerator.abilities.persistent_recurrence and steps > 1:
         launch = launch / steps
     if steps == 1:
@@ -430,7 +448,7 @@ def op_cost(row, rows, accelerator, like=None) -> dict:
     moving = {name: traffic[name] / (level.bandwidth_bytes_per_s * level.sustained) for name, level in levels.items()}
     if accelerator.link is not None:
         moving["link"] = link_s(row, accelerator)
-    fixed = latency_s(row, accelerator)
+    fixed = latency_s(row, rows, accelerator)
     bounds = computing | moving | {"latency": fixed}
     near = list(levels)[: shared_level(accelerator) + 1]
     on_chip = max(*computing.values(), *(moving[name] for name in near))
@@ -442,6 +460,7 @@ def op_cost(row, rows, accelerator, like=None) -> dict:
     resident = math.nan
     if row["serial_steps"] > 1 and row["weight_bytes"] > 0:
         resident = 1.0 - missing_weights(row, rows, accelerator, len(levels) - 1)
+        resident = 1.0 if is_scan(row, rows) else resident
     return {
         "traffic_bytes": traffic,
         "bounds_s": bounds,

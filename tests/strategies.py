@@ -289,6 +289,7 @@ _FIELDS = {
     "vector.clock_hz": lambda r: rate(r, 1e8, 2e9),
     "vector.flops_per_cycle": lambda r: rate(r, 1, 256),
     "vector.special_per_cycle": lambda r: rate(r, 0.05, 64),
+    "vector.dependent_cycles": lambda r: r.choice((0, 4, 30)),
     "vector.sustained": lambda r: r.choice((1.0, r.uniform(0.3, 1.0))),
     "latency.launch_s": lambda r: r.choice((0.0, rate(r, 1e-8, 1e-4))),
     "latency.step_s": lambda r: r.choice((0.0, rate(r, 1e-8, 1e-5))),

@@ -574,6 +574,7 @@ def document() -> dict[str, dict[str, str] | str]:
             "clock_hz": number(1e9),
             "flops_per_cycle": number(32),
             "special_per_cycle": number(8),
+            "dependent_cycles": number(4),
             "sustained": number(0.8),
         },
         "memory.l2": level | {"keeps_weights": true, "keeps_activations": true, "keeps_parts": false},

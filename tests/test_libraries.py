@@ -5,7 +5,7 @@ import pytest
 
 from simulator import preset, simulate
 from workloads import gru, lstm, rnn, training, transformer
-from workloads.libraries import CELL_CALLS, packed_weights, separate_cells
+from workloads.libraries import CELL_CALLS, merged_gates, packed_weights, separate_cells, separate_gates
 from workloads.trace import TraceError
 
 BUILDERS = {"rnn": rnn, "lstm": lstm, "gru": gru}
@@ -109,3 +109,43 @@ def test_what_is_no_recurrence_stays():
 def test_a_training_step_is_refused():
     with pytest.raises(TraceError, match="training step"):
         separate_cells(training(gru(1, 8, sequence_length=3)))
+
+
+@pytest.mark.parametrize("builder", BUILDERS.values(), ids=BUILDERS)
+@pytest.mark.parametrize("settings", [{}, {"hoist_input": False}, {"bidirectional": True, "dtype": "fp16"}])
+def test_gates_apart_or_merged_do_the_same_work(builder, settings):
+    gates = {"rnn": 1, "gru": 3, "lstm": 4}[builder.__name__]
+    shared = builder(2, 24, input_size=12, sequence_length=7, batch=3, merge_gates=False, **settings)
+    apart, wide = separate_gates(shared), merged_gates(shared)
+    for trace in (apart, wide):
+        assert trace.total_flops == shared.total_flops
+        assert trace.total_parameters == shared.total_parameters
+        for column in ("matrix_flops", "weight_bytes", "output_bytes"):
+            assert total(trace, column) == total(shared, column), column
+    assert total(wide, "state_bytes") == total(shared, "state_bytes")
+    products = [row for row in apart.rows() if row["kind"] == "matmul"]
+    assert len(products) == gates * sum(row["kind"] == "matmul" for row in shared.rows())
+    assert {(row["batch"], row["n"]) for row in products} == {(1, 24)}
+    assert {(r["batch"], r["n"]) for r in wide.rows() if r["kind"] == "matmul"} == {(1, 24 * gates)}
+    if gates > 1:  # each product reads what they share
+        assert total(apart, "input_bytes") > total(shared, "input_bytes")
+
+
+def test_gates_by_hand():
+    # hidden 8, batch 3, fp32: a gate's product writes 3 x 8 sums of 4 bytes and reads 3 x 8 values of h
+    trace = separate_gates(lstm(1, 8, sequence_length=5, batch=3, hoist_input=False, merge_gates=False))
+    rows = [row for row in trace.rows() if row["op"].startswith("recurrent product of gate")]
+    assert [row["op"][-1] for row in rows] == ["0", "1", "2", "3"]
+    assert {(r["state_bytes"], r["weight_bytes"], r["matrix_flops"]) for r in rows} == {(96 + 96, 256, 2 * 3 * 64)}
+
+
+def test_other_calls_of_a_cell():
+    from reports.studies.software import SAMPLE_CELL
+
+    fused = lstm(1, 8, sequence_length=5, batch=3, hoist_input=False, merge_gates=False)
+    split = separate_cells(fused, {4: SAMPLE_CELL})
+    cell = [row for row in split.rows() if row["op"].startswith("gates")]
+    assert len(cell) == 23
+    assert split.total_flops == fused.total_flops
+    assert total(split, "special_ops") == total(fused, "special_ops")
+    assert [row["input_bytes"] for row in cell[:5]] == [96, 96, 96, 96, 0]  # a gate's sums each

@@ -57,6 +57,22 @@ def test_fixed_costs_of_arrays_equal_a_loop():
         np.testing.assert_array_equal(fast, slow)
 
 
+# -- fused scans -----------------------------------------------------------------------------------
+
+
+def test_a_fused_scan_is_launched_once_and_waits_one_operation_a_step():
+    """1000 steps: one launch and one first access for all, 4 ns between dependent operations."""
+    assert 1000 * recurrence.scan_s(1000.0, 4e-6, 3e-7, 4e-9) == near(4e-6 + 3e-7 + 1000 * 4e-9)
+
+
+def test_costs_of_a_scan_of_arrays_equal_a_loop():
+    steps, launch = column(2, 3, 100), np.array([0.0, 1e-6])
+    fast = recurrence.scan_s(steps, launch, 3e-7, 1e-9)
+    np.testing.assert_array_equal(
+        fast, [[float(recurrence.scan_s(s, one, 3e-7, 1e-9)) for one in launch] for s in steps[:, 0]]
+    )
+
+
 # -- overlap ---------------------------------------------------------------------------------------
 
 

@@ -456,6 +456,32 @@ def test_a_row_without_arithmetic_costs_its_bytes(kind):
     assert result.bound[0] == "dram"
 
 
+def scan_row(**columns) -> dict:
+    """100 steps that read 8 bytes of input each and 1000 bytes of weights."""
+    counts = {"repeats": 100, "serial_steps": 100, "path_runs": 100, "weight_sets": 1}
+    row = {"layer": "l", "op": "scan", "kind": "scan", "input_bytes": 8, "weight_bytes": 1000}
+    return row | counts | columns
+
+
+def test_a_fused_scan_is_one_kernel():
+    """One launch and one first access; every step moves 8 bytes and waits 4 cycles; the weights are read once."""
+    memory = {"dram": {"capacity_bytes": 1e9, "bandwidth_bytes_per_s": 1e9, "latency_s": 3e-7}}
+    machine = chip(memory=memory, latency={"launch_s": 1e-6, "step_s": 1e-3})
+    machine = machine.replace({"vector.clock_hz": 1e9, "vector.dependent_cycles": 4})
+    result = simulate(Trace.from_rows([scan_row()]), machine)
+    assert result.latency_s == near(1e-6 + 3e-7 + 100 * (8e-9 + 4e-9) + 1000e-9)
+    assert result.traffic_bytes["dram"][0] * 100 == near(100 * 8 + 1000)
+    assert result.resident[0] == 1.0
+
+
+def test_a_scan_within_the_steps_of_a_recurrence_pays_every_step():
+    """Beside another row that alternates with it a scan is an op like any other."""
+    machine = chip(latency={"launch_s": 1e-6, "step_s": 1e-6})
+    rows = [scan_row(weight_bytes=0), scan_row(op="gates", kind="elementwise", weight_bytes=0)]
+    result = simulate(Trace.from_rows(rows), machine)
+    assert (result.bounds_s["latency"] == 2e-6).all()
+
+
 def test_vector_and_special_work_have_their_own_rates():
     """1000 operations on 2 units of 4 a cycle, half of it sustained; 1000 exponentials at 0.5 a cycle."""
     row = {"layer": "l", "op": "o", "kind": "softmax", "vector_flops": 1000, "special_ops": 1000, "input_bytes": 1}

@@ -2,7 +2,7 @@
 
 import importlib
 
-from workloads.attention import attention, decoder_block, encoder_block, encoder_decoder, mlp, transformer
+from workloads.attention import attention
 from workloads.blocks import (
     collective,
     copy,
@@ -14,19 +14,41 @@ from workloads.blocks import (
     softmax,
     vocabulary_projection,
 )
-from workloads.convolution import conv1d, conv2d, pool2d
+from workloads.conformer import conformer
+from workloads.convolution import batch_norm, conv1d, conv2d, pool2d
+from workloads.encoder_decoder import encoder_decoder
+from workloads.experts import mixture_of_experts
+from workloads.feed_forward import mlp
+from workloads.gated_scans import gated_scan_network, min_gru, min_lstm, qrnn, sru
+from workloads.hierarchy import hierarchical_attention
+from workloads.latent_attention import latent_attention
+from workloads.linear_attention import linear_attention, linear_transformer, rwkv
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
+from workloads.residual_network import residual_network
+from workloads.sequence_to_sequence import sequence_to_sequence
+from workloads.sizing import sized_to
+from workloads.speech import acoustic_network, speech_network, transducer
+from workloads.state_space import mamba, mamba_block
+from workloads.streaming import speech_s
+from workloads.temporal_convolution import tcn, temporal_network
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
+from workloads.transformer import transformer
+from workloads.transformer_blocks import decoder_block, encoder_block
+from workloads.turing_machine import neural_turing_machine
+from workloads.unequal import padding_share, unequal
 
 __all__ = [
     "NetworkInfo",
     "Trace",
     "TraceError",
+    "acoustic_network",
     "attention",
+    "batch_norm",
     "collective",
     "concatenate",
+    "conformer",
     "conv1d",
     "conv2d",
     "copy",
@@ -39,20 +61,44 @@ __all__ = [
     "from_profile",
     "from_table",
     "from_torch",
+    "gated_scan_network",
     "gru",
+    "hierarchical_attention",
+    "latent_attention",
     "linear",
+    "linear_attention",
+    "linear_transformer",
     "lstm",
+    "mamba",
+    "mamba_block",
     "matmul",
+    "min_gru",
+    "min_lstm",
+    "mixture_of_experts",
     "mlp",
     "network",
     "network_info",
     "networks",
+    "neural_turing_machine",
     "normalisation",
+    "padding_share",
     "pool2d",
+    "qrnn",
+    "residual_network",
     "rnn",
+    "rwkv",
+    "sequence_to_sequence",
+    "sized_to",
     "softmax",
+    "speech_network",
+    "speech_s",
+    "sru",
+    "tcn",
+    "temporal_network",
     "training",
+    "transducer",
     "transformer",
+    "unequal",
     "vocabulary_projection",
 ]
 

@@ -54,16 +54,49 @@ CELL_CALLS: dict[int, tuple[Call, ...]] = {
 }
 
 
-def separate_cells(trace: Trace) -> Trace:
+def separate_cells(trace: Trace, calls: Mapping[int, tuple[Call, ...]] = CELL_CALLS) -> Trace:
     """`trace` with the cells of its recurrences as one row a library call, as frameworks run them without a fused cell.
 
-    FLOP, evaluations, parameters and weights stay what they were; each call reads and writes its values in memory
-    again. Rows that are no cell of a hoisted forward recurrence stay. Raises `TraceError` for a training step, whose
-    backward pass runs cells of its own.
+    `calls`: those of a cell, by the number of its gates. FLOP, evaluations, parameters and weights stay what they were;
+    each call reads and writes its values in memory again. Rows that are no cell of a forward recurrence which reads
+    sums made before it stay. Raises `TraceError` for a training step, whose backward pass runs cells of its own.
     """
     if trace.trains:
         raise TraceError(f"{trace.name}: separate_cells: the cells of a training step are not split, only forward ones")
-    return _rewritten(trace, _calls)
+    return _rewritten(trace, lambda row: _calls(row, calls))
+
+
+def separate_gates(trace: Trace) -> Trace:
+    """`trace` with a product for each gate, one after another, where the gates of a recurrence share a batched one.
+
+    Each reads its input again; FLOP, weights and results stay what they were. Rows that are no such product stay.
+    """
+
+    def part(row: Mapping) -> list[dict]:
+        if not _is_gates_product(row):
+            return [dict(row)]
+        gates = row["batch"]
+        read = row["m"] * row["k"] * element_bytes(row["activation_dtype"])
+        each = {name: row[name] // gates for name in ("matrix_flops", "weight_bytes", "parameters", "output_bytes")}
+        state = row["state_bytes"] and round(read + (row["state_bytes"] - read) / gates)
+        made = dict(row) | each | {"batch": 1, "state_bytes": state}
+        return [made | {"op": f"{row['op']} of gate {gate}"} for gate in range(gates)]
+
+    return _rewritten(trace, part)
+
+
+def merged_gates(trace: Trace) -> Trace:
+    """`trace` with one product as wide as all gates where they share a batched one; bytes and FLOP stay."""
+
+    def wide(row: Mapping) -> list[dict]:
+        merged = {"batch": 1, "n": row["batch"] * row["n"]} if _is_gates_product(row) else {}
+        return [dict(row) | merged]
+
+    return _rewritten(trace, wide)
+
+
+def _is_gates_product(row: Mapping) -> bool:
+    return row["op"] in ("input product", "recurrent product") and row["batch"] > 1 and row["phase"] == "forward"
 
 
 def packed_weights(trace: Trace) -> Trace:
@@ -113,21 +146,22 @@ def _rewritten(trace: Trace, parts) -> Trace:
     )
 
 
-def _calls(row: Mapping) -> list[dict]:
+def _calls(row: Mapping, known: Mapping[int, tuple[Call, ...]]) -> list[dict]:
     """A row for each call of a cell; the row itself where it is no cell."""
     cell = row["op"] == "gates" and row["kind"] == "elementwise" and row["input_bytes"] > 0 and row["output_bytes"] > 0
     gates = row["input_bytes"] // row["output_bytes"] if cell else 0
-    if gates not in CELL_CALLS:
+    if gates not in known:
         return [dict(row)]
     unit = row["output_bytes"]  # all hidden units once
     units = unit / element_bytes(row["activation_dtype"])
-    calls = CELL_CALLS[gates]
+    calls = known[gates]
+    adding = sum(call.op.startswith("add input") for call in calls)
     biases = row["vector_flops"] - round(units * sum(call.vector for call in calls))
     made, given = [], 0
     for number, call in enumerate(calls):
         final = number == len(calls) - 1
         # what the input product made is read by the calls that add it
-        inputs = unit * (gates if gates != 3 else 1) if call.op.startswith("add input") else 0
+        inputs = unit * gates // adding if call.op.startswith("add input") else 0
         part = dict(row) | {
             "op": f"gates: {call.op}",
             "vector_flops": round(units * call.vector) + (biases if number == 0 else 0),

@@ -14,23 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from workloads.attention import encoder_decoder, transformer
 from workloads.blocks import (
-    block,
     check_choice,
     check_counts,
+    each_step,
     elementwise,
     embedding,
     layer_label,
     linear,
-    matmul,
     plain_integers,
-    softmax,
     vocabulary_projection,
 )
-from workloads.convolution import conv2d, output_length, pool2d
+from workloads.conformer import conformer
+from workloads.convolution import conv2d, pool2d
+from workloads.encoder_decoder import encoder_decoder
+from workloads.gated_scans import gated_scan_network
+from workloads.linear_attention import linear_transformer, rwkv
 from workloads.recurrent import gru, lstm, rnn
+from workloads.residual_network import residual_network
+from workloads.sequence_to_sequence import sequence_to_sequence, translation_network
+from workloads.speech import acoustic_network, speech_network, transducer
+from workloads.state_space import mamba
+from workloads.temporal_convolution import temporal_network
 from workloads.trace import Trace, TraceError, concatenate, nearest
+from workloads.transformer import transformer
+from workloads.turing_machine import neural_turing_machine
 
 CELLS = {"lstm": lstm, "gru": gru, "rnn": rnn}
 #: Names the command line and users know, and the builders' argument they stand for.
@@ -123,15 +131,6 @@ def _types(dtype, weight_dtype, activation_dtype) -> dict:
     return {"dtype": dtype, "weight_dtype": weight_dtype, "activation_dtype": activation_dtype}
 
 
-def _relabelled(trace: Trace, layer: str) -> Trace:
-    return trace.replace(layer=[layer] * len(trace))
-
-
-def _each_step(trace: Trace, steps: int) -> Trace:
-    """A trace that runs once a step, with the same weights."""
-    return trace.scaled(steps, share_weights=True).replace(serial_steps=[steps] * len(trace))
-
-
 @plain_integers
 def recurrent_network(
     layers: int,
@@ -150,6 +149,7 @@ def recurrent_network(
     hoist_input: bool = True,
     wavefront: bool = False,
     merge_gates: bool = True,
+    residual: bool = False,
     dtype: str = "fp32",
     weight_dtype: str | None = None,
     activation_dtype: str | None = None,
@@ -173,7 +173,7 @@ def recurrent_network(
     stack = CELLS[cell](
         layers, hidden, sequence_length=sequence_length, batch=batch, input_size=input_size, bias=bias,
         bidirectional=bidirectional, hoist_input=hoist_input, wavefront=wavefront, merge_gates=merge_gates,
-        name=cell, **projected, **types,
+        residual=residual, name=cell, **projected, **types,
     )  # fmt: skip
     features = (projection or hidden) * (2 if bidirectional else 1)
     rows = batch * sequence_length if hoist_input else batch
@@ -190,149 +190,11 @@ def recurrent_network(
         check_counts(name, outputs=outputs)
         after.append(linear(rows, outputs, features, layer="head", op="output projection", **types))
     if not hoist_input:
-        after = [_each_step(part, sequence_length) for part in after]
+        after = [each_step(part, sequence_length) for part in after]
     before = []
     if vocabulary is not None:
         before.append(embedding(batch * sequence_length, vocabulary, input_size or hidden, **types))
     return concatenate([*before, stack, *after], name=name)
-
-
-@plain_integers
-def translation_network(
-    layers: int,
-    hidden: int,
-    vocabulary: int,
-    *,
-    sequence_length: int,
-    source_length: int | None = None,
-    batch: int = 1,
-    bias: bool = True,
-    hoist_input: bool = True,
-    dtype: str = "fp32",
-    weight_dtype: str | None = None,
-    activation_dtype: str | None = None,
-    name: str = "translation network",
-) -> Trace:
-    """Stacked LSTM encoder and decoder with additive attention (Wu et al. 2016, sections 3.1 and 3.2).
-
-    The lowest of `layers` encoder layers is bidirectional. The lowest decoder layer reads the previous
-    context and asks for the next one, so attention runs step by step with it; every decoder layer reads
-    the context beside its input. The upper layers have residual adds. Target words are given (training or scoring);
-    logits, no softmax. Raises `TraceError` as `workloads.lstm` does, and for fewer than 3 layers.
-    """
-    source = sequence_length if source_length is None else source_length
-    check_counts(name, 3, layers=layers)
-    check_counts(name, hidden=hidden, vocabulary=vocabulary, source_length=source, batch=batch)
-    check_counts(name, sequence_length=sequence_length)
-    types = _types(dtype, weight_dtype, activation_dtype)
-    shared = {"batch": batch, "bias": bias, **types}
-    encoder = {"sequence_length": source, "hoist_input": hoist_input, **shared}
-    decoder = {"sequence_length": sequence_length, **shared}
-    upper = layer_label("encoder", 2, layers - 1)
-    residual = elementwise(batch * source * hidden, "residual add", layer=upper, **types)
-    lowest = lstm(1, hidden, input_size=2 * hidden, hoist_input=False, **decoder)
-    higher = layer_label("decoder", 1, layers - 1)
-    stack = lstm(1, hidden, input_size=2 * hidden, hoist_input=hoist_input, **decoder)
-    added = elementwise(batch * sequence_length * hidden, "residual add", layer=higher, **types)
-    return concatenate(
-        [
-            embedding(batch * source, vocabulary, hidden, layer="source embedding", **types),
-            _relabelled(lstm(1, hidden, bidirectional=True, **encoder), "encoder.0"),
-            _relabelled(lstm(1, hidden, input_size=2 * hidden, **encoder), "encoder.1"),
-            (_relabelled(lstm(1, hidden, **encoder), upper) + residual) * (layers - 2),
-            linear(batch * source, hidden, hidden, bias=False, layer="attention keys", op="key projection", **types),
-            embedding(batch * sequence_length, vocabulary, hidden, layer="target embedding", **types),
-            _relabelled(lowest, "decoder.0"),
-            _each_step(_additive_attention(batch, source, hidden, "decoder.0", types), sequence_length),
-            _relabelled(stack, higher) * (layers - 1),
-            added * (layers - 2),
-            vocabulary_projection(batch * sequence_length, vocabulary, hidden, bias=True, **types),
-        ],
-        name=name,
-    ).replace(tokens=sequence_length)
-
-
-@block
-def _alignment(batch: int, source: int, hidden: int, *, types, layer: str) -> dict:
-    """v . tanh(query + key) for every source position: 3 vector FLOP and a tanh a feature."""
-    features = batch * source * hidden
-    row = elementwise.row(features, "tanh", types=types, layer=layer, op="alignment")
-    return row | {
-        "vector_flops": 3 * features,
-        "input_bytes": types.activations(features + batch * hidden),
-        "output_bytes": types.activations(batch * source),
-        "parameters": hidden,
-        "weight_bytes": types.weights(hidden),
-    }
-
-
-def _additive_attention(batch: int, source: int, hidden: int, layer: str, types: dict) -> Trace:
-    """One query for each sequence over `source` positions, with one hidden layer (Bahdanau et al. 2015)."""
-    return concatenate(
-        [
-            linear(batch, hidden, hidden, bias=False, layer=layer, op="query projection", **types),
-            _alignment(batch, source, hidden, layer=layer, **types),
-            softmax(batch, source, layer=layer, **types),
-            matmul(1, hidden, source, batch=batch, layer=layer, op="context", **types),
-        ]
-    )
-
-
-@plain_integers
-def speech_network(
-    layers: int,
-    hidden: int,
-    *,
-    sequence_length: int,
-    outputs: int,
-    frequencies: int = 161,
-    batch: int = 1,
-    bias: bool = True,
-    hoist_input: bool = True,
-    dtype: str = "fp32",
-    weight_dtype: str | None = None,
-    activation_dtype: str | None = None,
-    name: str = "speech network",
-) -> Trace:
-    """Two convolutions over a spectrogram, bidirectional GRU layers whose directions are added, one product.
-
-    After Amodei et al. 2016 (section 3); the convolutions are 41 x 11, stride 2 x 2, and 21 x 11,
-    stride 2 x 1, of 32 maps without padding, each with batch norm and a clipped relu. `sequence_length`: frames of
-    `frequencies` values. Logits, no softmax. Raises `TraceError` as `workloads.gru` and `conv2d` do.
-    """
-    check_counts(name, layers=layers, hidden=hidden, outputs=outputs, batch=batch, sequence_length=sequence_length)
-    types = _types(dtype, weight_dtype, activation_dtype)
-    maps, parts, size = 32, [], (frequencies, sequence_length)
-    for number, (channels, kernel, stride) in enumerate(((1, (41, 11), (2, 2)), (maps, (21, 11), (2, 1)))):
-        label = f"convolution.{number}"
-        parts.append(conv2d(channels, maps, *size, kernel, stride=stride, bias=True, batch=batch, layer=label, **types))
-        size = tuple(output_length(s, k, t) for s, k, t in zip(size, kernel, stride, strict=True))
-        elements = batch * maps * size[0] * size[1]
-        parts.append(_batch_norm(elements, maps, layer=label, **types))
-        parts.append(elementwise(elements, "clipped relu", layer=label, op="activation", **types))
-    features, steps = maps * size[0], size[1]
-    states = batch * steps * hidden
-
-    def layer(label: str, inputs: int) -> Trace:
-        both = gru(
-            1, hidden, input_size=inputs, sequence_length=steps, batch=batch, bias=bias, bidirectional=True,
-            hoist_input=hoist_input, **types,
-        )  # fmt: skip
-        return _relabelled(both + elementwise(states, "add", op="add directions", **types), label)
-
-    parts.append(layer("gru.0", features))
-    if layers > 1:
-        label = layer_label("gru", 1, layers - 1)
-        parts.append((_batch_norm(states, hidden, layer=label, **types) + layer(label, hidden)) * (layers - 1))
-    parts.append(_batch_norm(states, hidden, layer="head", **types))
-    parts.append(linear(batch * steps, outputs, hidden, bias=False, layer="head", op="output projection", **types))
-    return concatenate(parts, name=name).replace(sequences=batch, tokens=sequence_length)
-
-
-@block
-def _batch_norm(elements: int, channels: int, *, types, layer: str) -> dict:
-    row = elementwise.row(elements, "batch norm", types=types, layer=layer, op="batch norm")
-    return row | {"parameters": 2 * channels, "weight_bytes": types.weights(2 * channels)}
 
 
 # -- feed-forward networks ---------------------------------------------------------------------------
@@ -407,11 +269,22 @@ def convolution_network(
 
 
 BUILDERS = {
+    "acoustic_network": acoustic_network,
+    "conformer": conformer,
     "convolution_network": convolution_network,
     "encoder_decoder": encoder_decoder,
+    "neural_turing_machine": neural_turing_machine,
     "perceptron": perceptron,
     "recurrent_network": recurrent_network,
+    "residual_network": residual_network,
+    "sequence_to_sequence": sequence_to_sequence,
+    "gated_scan_network": gated_scan_network,
+    "linear_transformer": linear_transformer,
+    "mamba": mamba,
+    "rwkv": rwkv,
     "speech_network": speech_network,
+    "temporal_network": temporal_network,
+    "transducer": transducer,
     "transformer": transformer,
     "translation_network": translation_network,
 }

@@ -12,6 +12,9 @@ NAMES: tuple[str, ...] = (
     "memory-bound",
     "compute-or-bandwidth",
     "resident-weights",
+    "prefill-and-decode",
+    "quantisation",
+    "software",
 )
 
 
