@@ -111,8 +111,8 @@ def _badge(one: Report) -> str:
 def _figure(picture: Picture) -> str:
     # as an image, so that the identifiers within one svg cannot meet those of another
     return (
-        f'<figure><img src="{address(picture)}" alt="{escape(picture.alt)}">'
-        f"<figcaption>{escape(picture.caption)} Source: {_linked(picture.source)}</figcaption></figure>"
+        f'<figure><img src="{address(picture)}" width="{picture.width}" alt="{escape(picture.alt)}">'
+        f"<figcaption>{escape(picture.caption)} Source: {_linked(picture.source)}.</figcaption></figure>"
     )
 
 
@@ -151,7 +151,7 @@ def _kind(numeric: bool, cells: Sequence[str]) -> str:
     """How the cells of a column are set: numbers flush right, short ones never broken."""
     if numeric:
         return ' class="number"'
-    return ' class="short"' if all(len(cell) <= SHORT for cell in cells) else ""
+    return ' class="short"' if all(len(cell) <= SHORT for cell in cells) else ' class="long"'
 
 
 def _prose(said: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,17 +12,18 @@ from reports.studies import Bench, Finding, Study, study
 
 #: An svg up to this size is kept; a larger one, of many marks, becomes a png. [bytes]
 SVG_MOST_BYTES = 90_000
-PNG_DPI = 150
+PNG_DPI = 180
 #: How a study fared that could not be run.
 FAILED = "could not be run"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A chart as the content of a file: `form` is "svg" or "png"."""
+    """A chart as the content of a file: `form` is "svg" or "png"; `width` is how wide it is meant to be shown [px]."""
 
     form: str
     data: bytes
+    width: int
     alt: str
     caption: str
     source: str
@@ -73,8 +75,20 @@ def _texts(of: Study) -> dict[str, object]:
 
 def _picture(chart) -> Picture:
     figure, form = chart.draw(), "svg"
+    figure = getattr(figure, "figure", figure)  # of axes
     data = rendered(figure, form)
     if len(data) > SVG_MOST_BYTES:
         form = "png"
-        data = rendered(figure, form, PNG_DPI)
-    return Picture(form=form, data=data, alt=chart.alt, caption=chart.caption, source=chart.source)
+        data = _in_few_colours(rendered(figure, form, PNG_DPI))
+    width = round(96 * figure.get_figwidth())  # 96 px an inch, as in CSS
+    return Picture(form=form, data=data, width=width, alt=chart.alt, caption=chart.caption, source=chart.source)
+
+
+def _in_few_colours(png: bytes) -> bytes:
+    """A png with a palette of 256 colours, about a third as large. Pillow comes with matplotlib."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    image.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    return out.getvalue()

@@ -38,6 +38,7 @@ th, td {{ padding: 0.25em 0.7em 0.25em 0; text-align: left; vertical-align: top;
 thead th {{ font-weight: 600; vertical-align: bottom; border-bottom: 1px solid {INK}; }}
 .number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 .short {{ white-space: nowrap; }}
+.long {{ min-width: 11rem; }}
 thead .number, thead .short {{ white-space: normal; }}
 summary {{ cursor: pointer; font-weight: 600; }}
 @media print {{

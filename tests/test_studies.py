@@ -37,6 +37,15 @@ def test_a_study_runs_and_says_what_it_found(name):
     assert one.question.endswith("?")
     assert one.sources
     found = one.finding
+    words = [
+        one.question,
+        one.claim,
+        one.setup,
+        found.verdict,
+        found.limits,
+        *(p.alt + p.caption for p in one.pictures),
+    ]
+    assert not any(mark in text for text in words for mark in "{}")  # text that should have been filled in
     assert re.search(r"\d", found.verdict)
     assert len(found.limits) > 10
     assert found.tables

@@ -154,7 +154,7 @@ def test_a_dense_chart_becomes_a_png():
 
 
 def test_a_png_is_in_base64():
-    shown = address(Picture(form="png", data=b"\x89PNG\r\n", alt="a", caption="b", source="c"))
+    shown = address(Picture(form="png", data=b"\x89PNG\r\n", width=9, alt="a", caption="b", source="c"))
     assert base64.b64decode(shown.removeprefix("data:image/png;base64,")) == b"\x89PNG\r\n"
 
 

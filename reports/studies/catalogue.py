@@ -10,6 +10,8 @@ from workloads.trace import nearest
 #: Each is `STUDY` in the module of that name (with underscores).
 NAMES: tuple[str, ...] = (
     "memory-bound",
+    "compute-or-bandwidth",
+    "resident-weights",
     "prefill-and-decode",
     "hierarchy",
     "quantisation",

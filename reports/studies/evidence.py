@@ -16,7 +16,8 @@ from workloads.measured import measurements
 
 DEEPBENCH = "baidu-research/DeepBench, training benchmarks; reports/measured/deepbench_recurrent.csv"
 NEUSIGHT = "Lee et al., NeuSight, ASPLOS 2025, measured products; reports/measured/neusight_products.csv"
-TPU_V1 = "Jouppi et al., In-Datacenter Performance Analysis of a Tensor Processing Unit, ISCA 2017, table 3"
+TPU_V1_PAPER = "Jouppi et al., In-Datacenter Performance Analysis of a Tensor Processing Unit, ISCA 2017"
+TPU_V1 = f"{TPU_V1_PAPER}, table 3"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from reports.studies import evidence
 from reports.studies.memory_bound_charts import intensity_chart, utilisation_chart
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, Table
-from reports.studies.usual import count_of, element_type, held_back, largest, span
+from reports.studies.usual import count_of, counted, element_type, held_back, largest, span
 from simulator import Accelerator, Result, preset, simulate
 from workloads import Trace, gru, lstm, network, networks, rnn, transformer
 
@@ -121,7 +121,9 @@ def _numbers(chips, ridges: Mapping, results: Mapping, crossings: Mapping) -> di
         }
         numbers |= {f"{group}_mostly_{kind}": classes.count(kind) for kind in ("memory", "waits", "arithmetic")}
     at = [crossings[chip.name][HIDDEN] for chip in chips]
-    numbers |= {"ridge_batch_low": min(at), "ridge_batch_high": max(at)}
+    finite = [batch for batch in at if math.isfinite(batch)]
+    numbers |= {"ridge_batch_low": min(finite, default=math.inf), "ridge_batch_high": max(finite, default=math.inf)}
+    numbers["chips_no_batch_reaches"] = len(at) - len(finite)
     never = [h for h in WIDTHS if any(math.isinf(crossings[chip.name][h]) for chip in chips)]
     return numbers | {"widest_that_never_crosses": max(never, default=0)}
 
@@ -132,7 +134,8 @@ def _holds(n: Mapping[str, float]) -> str:
     others = sum(value for name, value in n.items() if name.endswith("left_of_ridge") and "recurrent" not in name)
     if left and idle and not others and n["recurrent_mostly_memory"] == n["recurrent_pairs"]:
         return "holds"
-    return "holds in part" if left or idle else "does not hold"
+    most = 2 * n["recurrent_left_of_ridge"] > n["recurrent_pairs"]
+    return "holds in part" if most else "does not hold"
 
 
 def _verdict(n: Mapping[str, float]) -> str:
@@ -155,14 +158,18 @@ def _verdict(n: Mapping[str, float]) -> str:
 
 
 def _limits(n: Mapping[str, float], chips: Sequence[Accelerator]) -> str:
-    at = [n["ridge_batch_low"], n["ridge_batch_high"]]
-    crossing = "no batch brings" if math.isinf(at[0]) else f"a batch of {span(at, '{:.0f}')} brings"
-    said = f"It is the batch that decides: {crossing} the recurrent product of an LSTM of {HIDDEN} units to the ridge"
-    said += " on some chip and none on another. " if math.isinf(at[1]) and not math.isinf(at[0]) else ". "
+    reached = len(chips) - n["chips_no_batch_reaches"]
+    said = "It is the batch that decides: "
+    if reached:
+        at = span([n["ridge_batch_low"], n["ridge_batch_high"]], "{:.0f}")
+        said += f"a batch of {at} brings the recurrent product of an LSTM of {HIDDEN} units to the ridge of "
+        said += f"{counted(reached, 'chip')}. "
+    if n["chips_no_batch_reaches"]:
+        said += f"No batch does for {HIDDEN} units on {counted(n['chips_no_batch_reaches'], 'chip')}. "
     if n["widest_that_never_crosses"]:
         said += (
-            f"Up to {n['widest_that_never_crosses']} units no batch does on at least one of the {len(chips)} chips, "
-            "since state and gate sums grow with the batch as the arithmetic does. "
+            f"Up to {n['widest_that_never_crosses']} units no batch does on at least one of "
+            f"{counted(len(chips), 'chip')}, since state and gate sums grow with the batch as the arithmetic does. "
         )
     if n["recurrent_mostly_waits"]:
         said += (

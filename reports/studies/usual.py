@@ -44,6 +44,13 @@ def plain_text(value: float, form: str) -> str:
     return f"{float(text):g}" if "e" in text else text
 
 
-def count_of(hits: int, total: int) -> str:
-    """'all 18', 'none of 18' or '7 of 18'."""
-    return f"all {total}" if hits == total else f"none of {total}" if not hits else f"{hits} of {total}"
+def count_of(hits: float, total: float) -> str:
+    """'all 18', 'none of 18' or '7 of 18'; '1 of 1'."""
+    if hits == total > 1:
+        return f"all {total:.0f}"
+    return f"{hits:.0f} of {total:.0f}" if hits or total == 1 else f"none of {total:.0f}"
+
+
+def counted(number: float, noun: str) -> str:
+    """'1 chip', '2 chips'."""
+    return f"{number:.0f} {noun}" if number == 1 else f"{number:.0f} {noun}s"
