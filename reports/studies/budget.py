@@ -12,7 +12,7 @@ from reports.canvas import FONT_SIZE, LABEL_SIZE, new_panels
 from reports.palette import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY
 from reports.requests import substitute
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, StudyError, Table
-from simulator import Accelerator, simulate, tune
+from simulator import Accelerator, preset, simulate, tune
 from simulator.metrics import DesignSpaceError
 from workloads import Trace, gru, lstm, network
 
@@ -160,7 +160,7 @@ def run(bench: Bench) -> Finding:
         numbers=numbers,
         tables=(_chip_table(base), _cross_table(base), _doubling_table(base)),
         charts=(_area_chart(base), _cross_chart(base)),
-        outside=_outside(bench),
+        outside=_outside(),
     )
 
 
@@ -423,9 +423,9 @@ def _cross_chart(base: _Bench) -> Chart:
 GENERATIONS = ("k80", "p100-sxm", "v100-sxm", "a100-sxm-80gb", "h100-sxm", "b200")
 
 
-def _outside(bench: Bench) -> tuple[Outside, ...]:
+def _outside() -> tuple[Outside, ...]:
     """Whether compute was easier to add than bandwidth: growth of both over the generations that have presets."""
-    chips = [bench.chip(name) for name in GENERATIONS]
+    chips = [preset(name) for name in GENERATIONS]
     years = np.array([chip.year for chip in chips], float)
     peaks = [max(float(c.peak_flops_per_s(d)) for d in ("fp32", "fp16") if d in c.dtypes) for c in chips]
     kinds = {
