@@ -9,6 +9,7 @@ import pytest
 
 from reports.studies import budget as module
 from reports.studies.budget import LARGE, MEMORY, NETS, SMALL, STUDY, UNITS, areas, share_of
+from reports.studies.catalogue import study
 from reports.studies.study import Bench, StudyError
 from simulator import preset, simulate
 
@@ -124,3 +125,8 @@ def test_tables_and_charts_are_whole(finding):
 def test_chips_that_cannot_vary_are_refused():
     with pytest.raises(StudyError, match="budget: coral-edge-tpu"):
         module._Bench(preset("coral-edge-tpu"))
+
+
+def test_the_study_is_in_the_catalogue():
+    assert study("budget") is STUDY
+    assert STUDY.name == "budget"

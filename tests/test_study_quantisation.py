@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from reports.studies import quantisation as module
+from reports.studies.catalogue import study
 from reports.studies.quantisation import ALL8, BOUND, DECODE, HALF, LARGE, NETS, PREFILL, SMALL, STUDY, W4, W8
 from reports.studies.study import Bench, StudyError
 from simulator import preset, simulate
@@ -131,3 +132,8 @@ def test_chips_that_lack_a_format():
 def test_a_chip_without_floats_is_refused():
     with pytest.raises(StudyError, match="quantisation: coral-edge-tpu"):
         module._OnChip(preset("coral-edge-tpu"))
+
+
+def test_the_study_is_in_the_catalogue():
+    assert study("quantisation") is STUDY
+    assert STUDY.name == "quantisation"

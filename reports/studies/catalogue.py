@@ -8,7 +8,12 @@ from reports.studies.study import Study, StudyError
 from workloads.trace import nearest
 
 #: Each is `STUDY` in the module of that name (with underscores).
-NAMES: tuple[str, ...] = ("prefill-and-decode",)
+NAMES: tuple[str, ...] = (
+    "prefill-and-decode",
+    "quantisation",
+    "software",
+    "budget",
+)
 
 
 def studies() -> tuple[str, ...]:
