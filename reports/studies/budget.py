@@ -123,7 +123,8 @@ class _Bench:
     def scaled(self, name: str, factor: float) -> Accelerator:
         """The chip as it is with so many times of a field."""
         path = self.chip.path(self.fields[name])
-        return self.chip.replace({path: factor * self.chip.fields[path]})
+        value = factor * self.chip.fields[path]
+        return self.chip.replace({path: max(1, round(value)) if name == "matrix.count" else value})
 
     def gain(self, net: Net, chip: Accelerator) -> float:
         """How many times as fast a network is as on the chip as it is."""
