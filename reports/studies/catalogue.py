@@ -16,6 +16,7 @@ NAMES: tuple[str, ...] = (
     "hierarchy",
     "quantisation",
     "software",
+    "budget",
 )
 
 
