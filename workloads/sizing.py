@@ -35,10 +35,10 @@ def sized_to(
             f"{where}: target must lie between {found[low]:.4g} and {found[high]:.4g} {measure}, got {target!r}"
         )
     while high - low > 1:
-        # sizes grow with about the square of the width; each third width is the middle, should they not
+        # sizes grow with about the square of the width; each fifth width is the middle, should they not
         root_low, root_high, root = (math.sqrt(value) for value in (found[low], found[high], target))
         straight = low + round((high - low) * (root - root_low) / (root_high - root_low))
-        middle = (low + high) // 2 if len(found) % 3 == 0 else min(max(straight, low + 1), high - 1)
+        middle = (low + high) // 2 if len(found) % 5 == 0 else min(max(straight, low + 1), high - 1)
         found[middle] = size(middle)
         low, high = (middle, high) if found[middle] <= target else (low, middle)
     return step * min((low, high), key=lambda units: abs(found[units] - target))

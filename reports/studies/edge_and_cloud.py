@@ -153,7 +153,8 @@ def verdict(found: Sequence[OnChip]) -> str:
             text.append(
                 f"On the {len(small)} that cannot keep the weights, memory on chip for all of them would make the LSTM "
                 f"{_span(lstm)} times and the Conformer {_span(attention)} times as quick: a step of an LSTM reads its "
-                f"recurrent weights for one position, a chunk of the Conformer all of them for {WAIT['Conformer'] // 4}."
+                "recurrent weights for one position, a chunk of the Conformer all of them for "
+                f"{WAIT['Conformer'] // 4}."
             )
     if cloud:
         gains = {kind: [f.gain_of_streams(kind) for f in cloud] for kind in KINDS}
@@ -173,8 +174,8 @@ def limits(found: Sequence[OnChip]) -> str:
         behind = [f for f in edge if f.at_once["Conformer"] > f.at_once["LSTM"]]
         text.append(
             "It rests on the wait: with calls of one step of 30 ms or one position of 40 ms the LSTM takes "
-            f"{_slower(edge, 'at_once')} times as long as the Conformer, which is slower on {len(behind)} of {len(edge)} "
-            f"edge chips ({_names(behind)})."
+            f"{_slower(edge, 'at_once')} times as long as the Conformer, which is slower on {len(behind)} of "
+            f"{len(edge)} edge chips ({_names(behind)})."
         )
     keep = [f for f in found if f.holds_weights]
     text.append(
@@ -323,8 +324,8 @@ STUDY = Study(
     question="Does one user's stream of speech suit recurrent networks better than attention, at the edge and beyond?",
     claim="Recurrent networks suit the edge no better than attention: what decides is whether the weights stay on chip "
     "and how many positions and streams share each reading of them; the cloud has many streams to batch, the edge one.",
-    setup="A streaming LSTM with word pieces (CTC), an RNN transducer and a Conformer (CTC, 2.56 s of left context), in "
-    f"int8, sized to the parameters of the Conformer of width {WIDTH} (27.6M), and to its FLOP. Streams of "
+    setup="A streaming LSTM with word pieces (CTC), an RNN transducer and a Conformer (CTC, 2.56 s of left context) "
+    f"in int8, sized to the parameters of the Conformer of width {WIDTH} (27.6M), and to its FLOP. Streams of "
     f"{FRAMES / FRAMES_PER_S:g} s in calls that wait 0.30 s (recurrent, layer by layer or step by step, whichever is "
     "quicker) or 0.32 s (Conformer). Left out: feature extraction and any search beyond the greedy one. "
     f"Edge: chips of less than {EDGE_W:g} W at peak, as derived.",
