@@ -14,6 +14,7 @@ NAMES: tuple[str, ...] = (
     "resident-weights",
     "prefill-and-decode",
     "hierarchy",
+    "edge-and-cloud",
     "quantisation",
     "software",
     "budget",
