@@ -15,6 +15,7 @@ from workloads.blocks import (
     vocabulary_projection,
 )
 from workloads.convolution import conv1d, conv2d, pool2d
+from workloads.gated_memory import gated_memory, store_less
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
 from workloads.sequence_to_sequence import sequence_to_sequence
@@ -42,6 +43,7 @@ __all__ = [
     "from_profile",
     "from_table",
     "from_torch",
+    "gated_memory",
     "gru",
     "linear",
     "lstm",
@@ -57,6 +59,7 @@ __all__ = [
     "rnn",
     "sequence_to_sequence",
     "softmax",
+    "store_less",
     "training",
     "transformer",
     "unequal",
