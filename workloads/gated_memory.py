@@ -76,8 +76,8 @@ def store_less(trace: Trace, keep: float, *, block: int = 128, compared: int | N
     Before each attention there are a similarity test and a copy of what is kept. The test is a product of new and
     stored keys (2 FLOP a feature and pair), scaled by the stored vector's reciprocal norm and reduced to the largest
     (2 vector FLOP a pair), and the norm of each new vector (2 a feature, a root and a division); a reciprocal norm is
-    stored beside each key and value. Its runs, one a block, follow one another; what is stored is their state, of average
-    size, or in decode a cache. Attention has pairs of a query and the stored positions up to its own.
+    stored beside each key and value. Its runs, one a block, follow one another; what is stored is their state, of
+    average size, or in decode a cache. Attention has pairs of a query and the stored positions up to its own.
 
     A gate in training would be soft: `training` differentiates the test too. Raises `TraceError` naming the argument:
     `keep` outside (0, 1], sizes that are not positive whole numbers, `compared` beyond the key, a trace without
