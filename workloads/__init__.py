@@ -19,6 +19,7 @@ from workloads.convolution import batch_norm, conv1d, conv2d, pool2d
 from workloads.encoder_decoder import encoder_decoder
 from workloads.experts import mixture_of_experts
 from workloads.feed_forward import mlp
+from workloads.gated_memory import gated_memory, store_less
 from workloads.gated_scans import gated_scan_network, min_gru, min_lstm, qrnn, sru
 from workloads.hierarchy import hierarchical_attention
 from workloads.latent_attention import latent_attention
@@ -61,6 +62,7 @@ __all__ = [
     "from_profile",
     "from_table",
     "from_torch",
+    "gated_memory",
     "gated_scan_network",
     "gru",
     "hierarchical_attention",
@@ -93,6 +95,7 @@ __all__ = [
     "speech_network",
     "speech_s",
     "sru",
+    "store_less",
     "tcn",
     "temporal_network",
     "training",
