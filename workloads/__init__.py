@@ -15,6 +15,7 @@ from workloads.blocks import (
     vocabulary_projection,
 )
 from workloads.convolution import conv1d, conv2d, pool2d
+from workloads.extended_lstm import mlstm, slstm, xlstm
 from workloads.gated_scans import gated_scan_network, min_gru, min_lstm, qrnn, sru
 from workloads.linear_attention import linear_attention, linear_transformer, rwkv
 from workloads.networks import NetworkInfo, network, network_info, networks
@@ -54,6 +55,7 @@ __all__ = [
     "min_gru",
     "min_lstm",
     "mlp",
+    "mlstm",
     "network",
     "network_info",
     "networks",
@@ -62,11 +64,13 @@ __all__ = [
     "qrnn",
     "rnn",
     "rwkv",
+    "slstm",
     "softmax",
     "sru",
     "training",
     "transformer",
     "vocabulary_projection",
+    "xlstm",
 ]
 
 #: Loaded on first use: reading other people's files and modules takes more code than most runs need.

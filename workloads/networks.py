@@ -29,6 +29,7 @@ from workloads.blocks import (
     vocabulary_projection,
 )
 from workloads.convolution import conv2d, output_length, pool2d
+from workloads.extended_lstm import xlstm
 from workloads.gated_scans import gated_scan_network
 from workloads.linear_attention import linear_transformer, rwkv
 from workloads.recurrent import gru, lstm, rnn
@@ -421,4 +422,5 @@ BUILDERS = {
     "speech_network": speech_network,
     "transformer": transformer,
     "translation_network": translation_network,
+    "xlstm": xlstm,
 }
