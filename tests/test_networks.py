@@ -19,6 +19,12 @@ EXACT = {
     "opt-1.3b": 1_315_758_080,
     "llama-2-7b": 6_738_415_616,
     "llama-2-70b": 68_976_648_192,
+    "mixtral-8x7b": 46_702_792_704,
+    "deepseek-v2-lite": 15_706_484_224,
+    "resnet-50": 25_557_032,
+    "resnet-152": 60_192_808,
+    "tcn-sequential-mnist": 66_910,
+    "tcn-word-ptb": 14_659_600,
 }
 
 #: Parameters a paper gives in round numbers, and how far ours may be.
@@ -42,7 +48,7 @@ TPU = {
     "tpu-v1-cnn1": (100, 32, 1750),
 }
 
-SEQUENCES = [name for name in (*ROUND, *EXACT, "deep-speech-2") if name != "lstm-zaremba-large"]
+SEQUENCES = [name for name in (*ROUND, *EXACT, "deep-speech-2") if "seq_len" in network_info(name).settings]
 
 
 def rows_named(trace, op):

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from strategies import traces
 
-from workloads.attention import encoder_block, transformer
 from workloads.blocks import collective, copy, elementwise, embedding, linear, matmul, normalisation, softmax
 from workloads.recurrent import gru, lstm, rnn
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
+from workloads.transformer import transformer
+from workloads.transformer_blocks import encoder_block
 
 BACKWARD = ("input-gradient", "weight-gradient")
 

@@ -2,7 +2,7 @@
 
 import importlib
 
-from workloads.attention import attention, decoder_block, encoder_block, encoder_decoder, mlp, transformer
+from workloads.attention import attention
 from workloads.blocks import (
     collective,
     copy,
@@ -14,21 +14,31 @@ from workloads.blocks import (
     softmax,
     vocabulary_projection,
 )
-from workloads.convolution import conv1d, conv2d, pool2d
+from workloads.convolution import batch_norm, conv1d, conv2d, pool2d
+from workloads.encoder_decoder import encoder_decoder
+from workloads.experts import mixture_of_experts
 from workloads.extended_lstm import mlstm, slstm, xlstm
+from workloads.feed_forward import mlp
 from workloads.gated_scans import gated_scan_network, min_gru, min_lstm, qrnn, sru
+from workloads.hierarchy import hierarchical_attention
+from workloads.latent_attention import latent_attention
 from workloads.linear_attention import linear_attention, linear_transformer, rwkv
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
+from workloads.residual_network import residual_network
 from workloads.state_space import mamba, mamba_block
+from workloads.temporal_convolution import tcn, temporal_network
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
+from workloads.transformer import transformer
+from workloads.transformer_blocks import decoder_block, encoder_block
 
 __all__ = [
     "NetworkInfo",
     "Trace",
     "TraceError",
     "attention",
+    "batch_norm",
     "collective",
     "concatenate",
     "conv1d",
@@ -45,6 +55,8 @@ __all__ = [
     "from_torch",
     "gated_scan_network",
     "gru",
+    "hierarchical_attention",
+    "latent_attention",
     "linear",
     "linear_attention",
     "linear_transformer",
@@ -54,6 +66,7 @@ __all__ = [
     "matmul",
     "min_gru",
     "min_lstm",
+    "mixture_of_experts",
     "mlp",
     "mlstm",
     "network",
@@ -62,11 +75,14 @@ __all__ = [
     "normalisation",
     "pool2d",
     "qrnn",
+    "residual_network",
     "rnn",
     "rwkv",
     "slstm",
     "softmax",
     "sru",
+    "tcn",
+    "temporal_network",
     "training",
     "transformer",
     "vocabulary_projection",

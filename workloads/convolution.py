@@ -1,4 +1,4 @@
-"""Convolutions as implicit products, and pooling.
+"""Convolutions as implicit products, batch norm and pooling.
 
 A convolution is a product of m = batch x output positions, n = output channels, k = input channels x
 kernel, one for each group. Its input bytes are those of the real input: no unrolled copy is made.
@@ -6,7 +6,7 @@ kernel, one for each group. Its input bytes are those of the real input: no unro
 
 from __future__ import annotations
 
-from workloads.blocks import OPERATIONS, Types, block, check_choice, check_counts, check_flags
+from workloads.blocks import OPERATIONS, Types, block, check_choice, check_counts, check_flags, elementwise
 from workloads.trace import TraceError
 
 PADDINGS = ("same", "causal")
@@ -177,3 +177,15 @@ def pool2d(
         "output_bytes": types.activations(outputs),
         **types.columns,
     }
+
+
+@block
+def batch_norm(elements: int, channels: int, *, types: Types, layer="norm", op="batch norm") -> dict:
+    """Scale and shift each of `elements` values by the two parameters of its channel (Ioffe and Szegedy 2015).
+
+    Counted with stored statistics, as when not training. Raises `TraceError` naming the argument that is not a
+    positive whole number.
+    """
+    check_counts("batch_norm", elements=elements, channels=channels)
+    row = elementwise.row(elements, "batch norm", types=types, layer=layer, op=op)
+    return row | {"parameters": 2 * channels, "weight_bytes": types.weights(2 * channels)}

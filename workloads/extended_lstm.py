@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workloads.attention import _mlp_rows
 from workloads.blocks import (
     Types,
     check_choice,
@@ -21,6 +20,7 @@ from workloads.blocks import (
     plain_integers,
     series,
 )
+from workloads.feed_forward import mlp_rows
 from workloads.linear_attention import MatrixMemory
 from workloads.scans import MODES, block_trace, check_scan, depthwise_convolution, language_model
 from workloads.trace import Trace, TraceError
@@ -125,7 +125,7 @@ def _mlstm_down(shape: _Shape, key_size: int, value_size: int, feed_forward: int
         [linear.row(rows, shape.hidden, value_size, bias=False, op="output projection", **settings)],
         shape.add(layer),
         shape.norm(layer, "rms"),
-        _mlp_rows(rows, shape.hidden, feed_forward, True, "silu", False, True, layer, shape.types),
+        mlp_rows(rows, shape.hidden, feed_forward, True, "silu", False, True, layer, shape.types),
         shape.add(layer),
     ]
 
@@ -142,9 +142,8 @@ def _recurrence(shape: _Shape, layer: str) -> list[dict]:
     decode = shape.mode == "decode"
     runs = {"repeats": shape.steps, "serial_steps": shape.steps, "path_runs": shape.steps, "weight_sets": 1}
     inputs = linear.row(shape.rows, head, head, batch=4 * heads, bias=False, op="gate product", **settings)
-    inputs |= {
-        "input_bytes": types.activations(2 * shape.rows * size)
-    }  # i and f read the convolution, z and o its input
+    # i and f read the convolution, z and o its input
+    inputs |= {"input_bytes": types.activations(2 * shape.rows * size)}
     product = linear.row(batch, 4 * head, head, batch=heads, bias=False, op="recurrent product", **settings)
     sums, units = types.activations(4 * batch * size), batch * size
     state = types.activations(units)
@@ -178,7 +177,7 @@ def _slstm(shape: _Shape, width: int, feed_forward: int, layer: str) -> list[lis
         [shape.head_norm(layer, shape.hidden)],
         shape.add(layer),
         shape.norm(layer, "layer"),
-        _mlp_rows(shape.rows, shape.hidden, feed_forward, True, "gelu", False, True, layer, shape.types),
+        mlp_rows(shape.rows, shape.hidden, feed_forward, True, "gelu", False, True, layer, shape.types),
         shape.add(layer),
     ]
 

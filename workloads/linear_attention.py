@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from workloads.attention import _mlp_rows, visible_pairs
+from workloads.attention import visible_pairs
 from workloads.blocks import (
     ACTIVATIONS,
     Types,
@@ -27,6 +27,7 @@ from workloads.blocks import (
     plain_integers,
     series,
 )
+from workloads.feed_forward import mlp_rows
 from workloads.scans import Scan, block_trace, check_scan, language_model, one_sequence, scan_rows
 from workloads.trace import Trace, TraceError
 
@@ -247,7 +248,7 @@ def linear_transformer(
     norm = [normalisation.row(rows, hidden, bias=bias, **settings)]
     add = [elementwise.row(rows * hidden, "residual add", **settings)]
     attention = _attention_rows(hidden, heads, steps, batch, bias, scan, chunk, mode, "block", types)
-    feed_forward = _mlp_rows(rows, hidden, inner, False, activation, bias, True, "block", types)
+    feed_forward = mlp_rows(rows, hidden, inner, False, activation, bias, True, "block", types)
     block = block_trace([norm, attention, add, norm, feed_forward, add], name)
     return language_model(
         [block * layers], name=name, batch=batch, positions=steps, hidden=hidden, vocabulary=vocabulary, types=types,

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from workloads.attention import encoder_decoder, transformer
 from workloads.blocks import element_types, elementwise, linear, matmul, normalisation, softmax
+from workloads.encoder_decoder import encoder_decoder
 from workloads.libraries import packed_weights, separate_cells
 from workloads.recurrent import gru, lstm, rnn
 from workloads.schema import PHASES
 from workloads.trace import Trace, TraceError, element_bytes, nearest
 from workloads.training import training
+from workloads.transformer import transformer
 
 #: Seconds of one unit of each column that may hold the time.
 TIME_UNITS = {"time_s": 1.0, "time_ms": 1e-3, "time_us": 1e-6}

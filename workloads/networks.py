@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from workloads.attention import encoder_decoder, transformer
 from workloads.blocks import (
     block,
     check_choice,
@@ -28,13 +27,17 @@ from workloads.blocks import (
     softmax,
     vocabulary_projection,
 )
-from workloads.convolution import conv2d, output_length, pool2d
+from workloads.convolution import batch_norm, conv2d, output_length, pool2d
+from workloads.encoder_decoder import encoder_decoder
 from workloads.extended_lstm import xlstm
 from workloads.gated_scans import gated_scan_network
 from workloads.linear_attention import linear_transformer, rwkv
 from workloads.recurrent import gru, lstm, rnn
+from workloads.residual_network import residual_network
 from workloads.state_space import mamba
+from workloads.temporal_convolution import temporal_network
 from workloads.trace import Trace, TraceError, concatenate, nearest
+from workloads.transformer import transformer
 
 CELLS = {"lstm": lstm, "gru": gru, "rnn": rnn}
 #: Names the command line and users know, and the builders' argument they stand for.
@@ -312,7 +315,7 @@ def speech_network(
         parts.append(conv2d(channels, maps, *size, kernel, stride=stride, bias=True, batch=batch, layer=label, **types))
         size = tuple(output_length(s, k, t) for s, k, t in zip(size, kernel, stride, strict=True))
         elements = batch * maps * size[0] * size[1]
-        parts.append(_batch_norm(elements, maps, layer=label, **types))
+        parts.append(batch_norm(elements, maps, layer=label, **types))
         parts.append(elementwise(elements, "clipped relu", layer=label, op="activation", **types))
     features, steps = maps * size[0], size[1]
     states = batch * steps * hidden
@@ -327,16 +330,10 @@ def speech_network(
     parts.append(layer("gru.0", features))
     if layers > 1:
         label = layer_label("gru", 1, layers - 1)
-        parts.append((_batch_norm(states, hidden, layer=label, **types) + layer(label, hidden)) * (layers - 1))
-    parts.append(_batch_norm(states, hidden, layer="head", **types))
+        parts.append((batch_norm(states, hidden, layer=label, **types) + layer(label, hidden)) * (layers - 1))
+    parts.append(batch_norm(states, hidden, layer="head", **types))
     parts.append(linear(batch * steps, outputs, hidden, bias=False, layer="head", op="output projection", **types))
     return concatenate(parts, name=name).replace(sequences=batch, tokens=sequence_length)
-
-
-@block
-def _batch_norm(elements: int, channels: int, *, types, layer: str) -> dict:
-    row = elementwise.row(elements, "batch norm", types=types, layer=layer, op="batch norm")
-    return row | {"parameters": 2 * channels, "weight_bytes": types.weights(2 * channels)}
 
 
 # -- feed-forward networks ---------------------------------------------------------------------------
@@ -419,7 +416,9 @@ BUILDERS = {
     "perceptron": perceptron,
     "recurrent_network": recurrent_network,
     "rwkv": rwkv,
+    "residual_network": residual_network,
     "speech_network": speech_network,
+    "temporal_network": temporal_network,
     "transformer": transformer,
     "translation_network": translation_network,
     "xlstm": xlstm,
