@@ -30,7 +30,7 @@ def test_slstm_by_hand():
     assert gates["input_bytes"] == 2 * 4 * 24
     assert gates["parameters"] == 32
     assert (product["after"], gates["after"]) == ((2,), (2, 3))
-    assert rows_named(trace, "gate and up projection")[0]["n"] == 2 * 64  # 4 / 3 of 8, up to a multiple of 64
+    assert rows_named(trace, "gate and up projection")[0]["n"] == 2 * 64  # 1.3 of 8, up to a multiple of 64
 
 
 def test_gates_of_an_slstm_number_by_number():

@@ -31,6 +31,8 @@ EXACT = {
 ROUND = {
     "lstm-zaremba-large": (66e6, 0.01),
     "gnmt": (278e6, 0.02),
+    "sutskever-2014": (384e6, 0.001),
+    "ntm-copy": (17_162, 0.25),  # the paper does not say which start values are learned
     "lstm-acoustic": (13e6, 0.02),
     "qrnn-penn-treebank": (18e6, 0.02),
     "xlstm-125m": (163.7e6, 0.001),
@@ -178,7 +180,7 @@ def test_deep_speech_2_steps_after_the_strides():
 
 
 def test_every_network_is_listed_with_task_and_source():
-    assert set(networks()) == set(EXACT) | set(ROUND) | set(TPU) | {"deep-speech-2"}
+    assert set(networks()) == set(EXACT) | set(ROUND) | set(TPU) | {"deep-speech-2", "rnnsearch-50", "luong-2015"}
     for name in networks():
         info = network_info(name)
         assert info.name == name == name.lower()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workloads import gru, lstm, rnn
+from workloads import gru, lstm, rnn, training
 from workloads.trace import TraceError
 
 BUILDERS = {"rnn": rnn, "lstm": lstm, "gru": gru}
@@ -332,3 +332,61 @@ def test_bad_size_is_an_error_that_names_the_argument(build, argument, bad):
 def test_bad_combination_is_an_error(build, changes, message):
     with pytest.raises(TraceError, match=message):
         build(2, 8, sequence_length=5, **changes)
+
+
+# -- residual connections ----------------------------------------------------------------------------
+
+
+@given(cell=st.sampled_from(sorted(BUILDERS)), shape=NETWORKS)
+def test_residual_connections_add_each_layer_but_the_first(cell, shape):
+    plain, residual = BUILDERS[cell](**shape), BUILDERS[cell](**shape, residual=True)
+    features = shape["hidden"] * (1 + shape["bidirectional"])
+    sums = (shape["layers"] - 1) * shape["batch"] * shape["sequence_length"] * features
+    assert residual.total_flops - plain.total_flops == sums
+    assert residual.total_bytes - plain.total_bytes == 4 * 3 * sums  # two read, one written
+    assert residual.total_matrix_flops == plain.total_matrix_flops
+    assert residual.total_parameters == plain.total_parameters
+    assert len(residual) - len(plain) == (shape["layers"] > 1)
+
+
+def test_residual_adds_run_at_once_or_with_the_steps():
+    def add(**changes):
+        (row,) = rows_named(lstm(5, 8, sequence_length=10, batch=3, residual=True, **changes), "residual add")
+        return [row[c] for c in ("vector_flops", "repeats", "serial_steps", "path_runs", "layer")]
+
+    assert add() == [240, 4, 1, 4, "lstm.1-4"]
+    assert add(bidirectional=True) == [480, 4, 1, 4, "lstm.1-4"]  # both directions side by side
+    assert add(hoist_input=False) == [24, 40, 10, 40, "lstm.1-4"]
+    assert add(wavefront=True) == [24, 40, 10, 13, "lstm.0-4"]
+
+
+def test_training_keeps_the_sum_beside_the_state():
+    # 3 upper layers of 10 x 3 x 8, fp32: their input is the sum, their recurrence has its own state
+    plain, residual = (training(lstm(4, 8, sequence_length=10, batch=3, residual=r)) for r in (False, True))
+    assert residual.total_matrix_flops == plain.total_matrix_flops
+    # the last layer's sum is not read again: 2 sums
+    assert residual.footprint()["saved"] - plain.footprint()["saved"] == 2 * 4 * 240
+
+
+@pytest.mark.torch
+def test_residual_stack_equals_modules_in_torch():
+    torch = pytest.importorskip("torch")
+    from workloads import from_torch
+
+    class Stack(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList(torch.nn.LSTM(16, 16) for _ in range(4))
+
+        def forward(self, x):
+            x, _ = self.layers[0](x)
+            for layer in self.layers[1:]:
+                x = x + layer(x)[0]
+            return x
+
+    theirs = from_torch(Stack(), torch.empty(10, 3, 16))
+    ours = lstm(4, 16, sequence_length=10, batch=3, residual=True)
+    assert ours.total_parameters == theirs.total_parameters
+    assert ours.total_matrix_flops == theirs.total_matrix_flops
+    added = sum(row["repeats"] * row["vector_flops"] for row in theirs.rows() if "add" in row["op"])
+    assert added == 3 * 10 * 3 * 16

@@ -19,6 +19,7 @@ from workloads.encoder_decoder import encoder_decoder
 from workloads.experts import mixture_of_experts
 from workloads.extended_lstm import mlstm, slstm, xlstm
 from workloads.feed_forward import mlp
+from workloads.gated_memory import gated_memory, store_less
 from workloads.gated_scans import gated_scan_network, min_gru, min_lstm, qrnn, sru
 from workloads.hierarchy import hierarchical_attention
 from workloads.latent_attention import latent_attention
@@ -26,12 +27,15 @@ from workloads.linear_attention import linear_attention, linear_transformer, rwk
 from workloads.networks import NetworkInfo, network, network_info, networks
 from workloads.recurrent import gru, lstm, rnn
 from workloads.residual_network import residual_network
+from workloads.sequence_to_sequence import sequence_to_sequence
 from workloads.state_space import mamba, mamba_block
 from workloads.temporal_convolution import tcn, temporal_network
 from workloads.trace import Trace, TraceError, concatenate
 from workloads.training import training
 from workloads.transformer import transformer
 from workloads.transformer_blocks import decoder_block, encoder_block
+from workloads.turing_machine import neural_turing_machine
+from workloads.unequal import padding_share, unequal
 
 __all__ = [
     "NetworkInfo",
@@ -53,6 +57,7 @@ __all__ = [
     "from_profile",
     "from_table",
     "from_torch",
+    "gated_memory",
     "gated_scan_network",
     "gru",
     "hierarchical_attention",
@@ -72,19 +77,24 @@ __all__ = [
     "network",
     "network_info",
     "networks",
+    "neural_turing_machine",
     "normalisation",
+    "padding_share",
     "pool2d",
     "qrnn",
     "residual_network",
     "rnn",
     "rwkv",
+    "sequence_to_sequence",
     "slstm",
     "softmax",
     "sru",
+    "store_less",
     "tcn",
     "temporal_network",
     "training",
     "transformer",
+    "unequal",
     "vocabulary_projection",
     "xlstm",
 ]

@@ -43,6 +43,7 @@ OPERATIONS: dict[str, Operation] = {
     "sigmoid": Operation(0, 1, 1, "sigmoid"),
     "multiply": Operation(1, 0, 2, "product of two tensors"),
     "add": Operation(1, 0, 2, "sum of two tensors"),
+    "maximum": Operation(1, 0, 2, "larger of two tensors"),
     "residual add": Operation(1, 0, 2, "sum with what went into the block"),
     "bias add": Operation(1, 0, 1, "sum with a vector of parameters"),
     "rotary": Operation(3, 0, 1, "two products and a sum with stored cosines and sines (Su et al. 2021)"),
@@ -141,6 +142,16 @@ def element_types(where: str, dtype: str, weight_dtype: str | None, activation_d
 def layer_label(name: str, first: int, last: int) -> str:
     """Label of layers folded in one row: "lstm.0", "lstm.1-3"."""
     return f"{name}.{first}" if first == last else f"{name}.{first}-{last}"
+
+
+def relabelled(trace: Trace, layer: str) -> Trace:
+    """The trace with all rows in one layer."""
+    return trace.replace(layer=[layer] * len(trace))
+
+
+def each_step(trace: Trace, steps: int) -> Trace:
+    """A trace that runs once a step, with the same weights."""
+    return trace.scaled(steps, share_weights=True).replace(serial_steps=[steps] * len(trace))
 
 
 def series(parts: Iterable[Sequence[Mapping]]) -> list[dict]:

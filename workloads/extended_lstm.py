@@ -22,8 +22,9 @@ from workloads.blocks import (
 )
 from workloads.feed_forward import mlp_rows
 from workloads.linear_attention import MatrixMemory
-from workloads.scans import MODES, block_trace, check_scan, depthwise_convolution, language_model
+from workloads.scans import block_trace, check_scan, depthwise_convolution, language_model
 from workloads.trace import Trace, TraceError
+from workloads.transformer_blocks import MODES
 
 BLOCKS = ("up", "down")
 #: Vector FLOP and special ops of the gates of an sLSTM for each unit and step (Beck et al. 2024, section 2.2, in the
@@ -211,8 +212,9 @@ def slstm(
     """A block with a scalar memory (Beck et al. 2024, section 2.2 and figure 10), with norms and residual adds.
 
     A causal depthwise convolution of `width`, gates whose input and recurrent products are block-diagonal by heads, the
-    steps one after another, a norm of every head, then an MLP of 4 / 3 hidden, gated, up to a multiple of 64. The gates
-    see the hidden state, so there is no scan to choose: T steps as in `workloads.lstm`. `mode`: "prefill" or "decode".
+    steps one after another, a norm of every head, then a gated MLP of 1.3 hidden up to a multiple of 64 (the released
+    code; 4 / 3 in the paper). The gates see the hidden state, so there is no scan to choose: T steps as in
+    `workloads.lstm`. `mode`: "prefill" or "decode".
 
     Returns a trace with `sequences` = batch, `tokens` = positions processed. Raises `TraceError` naming the argument: a
     size that is not a positive whole number, heads that do not divide hidden, an unknown mode or element type.
@@ -221,7 +223,7 @@ def slstm(
         "slstm", hidden, heads, sequence_length, batch, "serial", 1, mode, dtype, weight_dtype, activation_dtype
     )
     check_counts("slstm", width=width)
-    rows = series(_slstm(shape, width, _rounded(4 * hidden / 3, 64), layer))
+    rows = series(_slstm(shape, width, _rounded(1.3 * hidden, 64), layer))
     return Trace.from_rows(rows, name=name, sequences=batch, tokens=shape.steps, source="slstm")
 
 
@@ -328,7 +330,7 @@ def xlstm(
             parts = _mlstm_down(shape, key_size, hidden, feed_forward, "mlstm")
         blocks.append(block_trace(parts, name) * (layers - slstm_layers))
     if slstm_layers:
-        parts = _slstm(shape, width, _rounded(4 * hidden / 3, 64), "slstm")
+        parts = _slstm(shape, width, _rounded(1.3 * hidden, 64), "slstm")
         blocks.append(block_trace(parts, name) * slstm_layers)
     return language_model(
         blocks, name=name, batch=batch, positions=shape.steps, hidden=hidden, vocabulary=vocabulary,

@@ -15,16 +15,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 from workloads.blocks import (
-    block,
     check_choice,
     check_counts,
+    each_step,
     elementwise,
     embedding,
     layer_label,
     linear,
-    matmul,
     plain_integers,
-    softmax,
+    relabelled,
     vocabulary_projection,
 )
 from workloads.convolution import batch_norm, conv2d, output_length, pool2d
@@ -34,10 +33,12 @@ from workloads.gated_scans import gated_scan_network
 from workloads.linear_attention import linear_transformer, rwkv
 from workloads.recurrent import gru, lstm, rnn
 from workloads.residual_network import residual_network
+from workloads.sequence_to_sequence import sequence_to_sequence, translation_network
 from workloads.state_space import mamba
 from workloads.temporal_convolution import temporal_network
 from workloads.trace import Trace, TraceError, concatenate, nearest
 from workloads.transformer import transformer
+from workloads.turing_machine import neural_turing_machine
 
 CELLS = {"lstm": lstm, "gru": gru, "rnn": rnn}
 #: Names the command line and users know, and the builders' argument they stand for.
@@ -130,15 +131,6 @@ def _types(dtype, weight_dtype, activation_dtype) -> dict:
     return {"dtype": dtype, "weight_dtype": weight_dtype, "activation_dtype": activation_dtype}
 
 
-def _relabelled(trace: Trace, layer: str) -> Trace:
-    return trace.replace(layer=[layer] * len(trace))
-
-
-def _each_step(trace: Trace, steps: int) -> Trace:
-    """A trace that runs once a step, with the same weights."""
-    return trace.scaled(steps, share_weights=True).replace(serial_steps=[steps] * len(trace))
-
-
 @plain_integers
 def recurrent_network(
     layers: int,
@@ -157,6 +149,7 @@ def recurrent_network(
     hoist_input: bool = True,
     wavefront: bool = False,
     merge_gates: bool = True,
+    residual: bool = False,
     dtype: str = "fp32",
     weight_dtype: str | None = None,
     activation_dtype: str | None = None,
@@ -180,7 +173,7 @@ def recurrent_network(
     stack = CELLS[cell](
         layers, hidden, sequence_length=sequence_length, batch=batch, input_size=input_size, bias=bias,
         bidirectional=bidirectional, hoist_input=hoist_input, wavefront=wavefront, merge_gates=merge_gates,
-        name=cell, **projected, **types,
+        residual=residual, name=cell, **projected, **types,
     )  # fmt: skip
     features = (projection or hidden) * (2 if bidirectional else 1)
     rows = batch * sequence_length if hoist_input else batch
@@ -197,92 +190,11 @@ def recurrent_network(
         check_counts(name, outputs=outputs)
         after.append(linear(rows, outputs, features, layer="head", op="output projection", **types))
     if not hoist_input:
-        after = [_each_step(part, sequence_length) for part in after]
+        after = [each_step(part, sequence_length) for part in after]
     before = []
     if vocabulary is not None:
         before.append(embedding(batch * sequence_length, vocabulary, input_size or hidden, **types))
     return concatenate([*before, stack, *after], name=name)
-
-
-@plain_integers
-def translation_network(
-    layers: int,
-    hidden: int,
-    vocabulary: int,
-    *,
-    sequence_length: int,
-    source_length: int | None = None,
-    batch: int = 1,
-    bias: bool = True,
-    hoist_input: bool = True,
-    dtype: str = "fp32",
-    weight_dtype: str | None = None,
-    activation_dtype: str | None = None,
-    name: str = "translation network",
-) -> Trace:
-    """Stacked LSTM encoder and decoder with additive attention (Wu et al. 2016, sections 3.1 and 3.2).
-
-    The lowest of `layers` encoder layers is bidirectional. The lowest decoder layer reads the previous
-    context and asks for the next one, so attention runs step by step with it; every decoder layer reads
-    the context beside its input. The upper layers have residual adds. Target words are given (training or scoring);
-    logits, no softmax. Raises `TraceError` as `workloads.lstm` does, and for fewer than 3 layers.
-    """
-    source = sequence_length if source_length is None else source_length
-    check_counts(name, 3, layers=layers)
-    check_counts(name, hidden=hidden, vocabulary=vocabulary, source_length=source, batch=batch)
-    check_counts(name, sequence_length=sequence_length)
-    types = _types(dtype, weight_dtype, activation_dtype)
-    shared = {"batch": batch, "bias": bias, **types}
-    encoder = {"sequence_length": source, "hoist_input": hoist_input, **shared}
-    decoder = {"sequence_length": sequence_length, **shared}
-    upper = layer_label("encoder", 2, layers - 1)
-    residual = elementwise(batch * source * hidden, "residual add", layer=upper, **types)
-    lowest = lstm(1, hidden, input_size=2 * hidden, hoist_input=False, **decoder)
-    higher = layer_label("decoder", 1, layers - 1)
-    stack = lstm(1, hidden, input_size=2 * hidden, hoist_input=hoist_input, **decoder)
-    added = elementwise(batch * sequence_length * hidden, "residual add", layer=higher, **types)
-    return concatenate(
-        [
-            embedding(batch * source, vocabulary, hidden, layer="source embedding", **types),
-            _relabelled(lstm(1, hidden, bidirectional=True, **encoder), "encoder.0"),
-            _relabelled(lstm(1, hidden, input_size=2 * hidden, **encoder), "encoder.1"),
-            (_relabelled(lstm(1, hidden, **encoder), upper) + residual) * (layers - 2),
-            linear(batch * source, hidden, hidden, bias=False, layer="attention keys", op="key projection", **types),
-            embedding(batch * sequence_length, vocabulary, hidden, layer="target embedding", **types),
-            _relabelled(lowest, "decoder.0"),
-            _each_step(_additive_attention(batch, source, hidden, "decoder.0", types), sequence_length),
-            _relabelled(stack, higher) * (layers - 1),
-            added * (layers - 2),
-            vocabulary_projection(batch * sequence_length, vocabulary, hidden, bias=True, **types),
-        ],
-        name=name,
-    ).replace(tokens=sequence_length)
-
-
-@block
-def _alignment(batch: int, source: int, hidden: int, *, types, layer: str) -> dict:
-    """v . tanh(query + key) for every source position: 3 vector FLOP and a tanh a feature."""
-    features = batch * source * hidden
-    row = elementwise.row(features, "tanh", types=types, layer=layer, op="alignment")
-    return row | {
-        "vector_flops": 3 * features,
-        "input_bytes": types.activations(features + batch * hidden),
-        "output_bytes": types.activations(batch * source),
-        "parameters": hidden,
-        "weight_bytes": types.weights(hidden),
-    }
-
-
-def _additive_attention(batch: int, source: int, hidden: int, layer: str, types: dict) -> Trace:
-    """One query for each sequence over `source` positions, with one hidden layer (Bahdanau et al. 2015)."""
-    return concatenate(
-        [
-            linear(batch, hidden, hidden, bias=False, layer=layer, op="query projection", **types),
-            _alignment(batch, source, hidden, layer=layer, **types),
-            softmax(batch, source, layer=layer, **types),
-            matmul(1, hidden, source, batch=batch, layer=layer, op="context", **types),
-        ]
-    )
 
 
 @plain_integers
@@ -325,7 +237,7 @@ def speech_network(
             1, hidden, input_size=inputs, sequence_length=steps, batch=batch, bias=bias, bidirectional=True,
             hoist_input=hoist_input, **types,
         )  # fmt: skip
-        return _relabelled(both + elementwise(states, "add", op="add directions", **types), label)
+        return relabelled(both + elementwise(states, "add", op="add directions", **types), label)
 
     parts.append(layer("gru.0", features))
     if layers > 1:
@@ -413,10 +325,12 @@ BUILDERS = {
     "gated_scan_network": gated_scan_network,
     "linear_transformer": linear_transformer,
     "mamba": mamba,
+    "neural_turing_machine": neural_turing_machine,
     "perceptron": perceptron,
     "recurrent_network": recurrent_network,
-    "rwkv": rwkv,
     "residual_network": residual_network,
+    "rwkv": rwkv,
+    "sequence_to_sequence": sequence_to_sequence,
     "speech_network": speech_network,
     "temporal_network": temporal_network,
     "transformer": transformer,

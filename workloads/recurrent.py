@@ -16,6 +16,7 @@ from workloads.blocks import (
     check_counts,
     check_flags,
     element_types,
+    elementwise,
     layer_label,
     linear,
     plain_integers,
@@ -66,6 +67,7 @@ def rnn(
     hoist_input: bool = True,
     wavefront: bool = False,
     merge_gates: bool = True,
+    residual: bool = False,
     dtype: str = "fp32",
     weight_dtype: str | None = None,
     activation_dtype: str | None = None,
@@ -79,7 +81,7 @@ def rnn(
     types = element_types("rnn", dtype, weight_dtype, activation_dtype)
     return _trace(
         _Recurrence("rnn", CELLS[nonlinearity], hidden, None, bias, bidirectional, sequence_length, batch, types),
-        layers, input_size, hoist_input, wavefront, merge_gates, name,
+        layers, input_size, hoist_input, wavefront, merge_gates, residual, name,
     )  # fmt: skip
 
 
@@ -97,6 +99,7 @@ def lstm(
     hoist_input: bool = True,
     wavefront: bool = False,
     merge_gates: bool = True,
+    residual: bool = False,
     dtype: str = "fp32",
     weight_dtype: str | None = None,
     activation_dtype: str | None = None,
@@ -112,7 +115,8 @@ def lstm(
     (else one product a step over [x, h]). `wavefront`: layer l runs step t while layer l + 1 runs
     step t - 1 (Appleyard et al. 2016), so the longest path is T + L - 1 steps; from the second layer on the
     input product is then one a step. `merge_gates`: the gates share one product (else one product for
-    each weight matrix, also for x and h each step when not hoisted).
+    each weight matrix, also for x and h each step when not hoisted). `residual`: each layer but the first adds
+    its input to its result (Prakash et al. 2016; Wu et al. 2016, section 3.1); of both directions side by side.
 
     Returns a trace with `sequences` = batch, `tokens` = sequence_length. Raises `TraceError` naming
     the argument: a size that is not a positive whole number, an unknown element type, a projection not smaller
@@ -125,7 +129,7 @@ def lstm(
     types = element_types("lstm", dtype, weight_dtype, activation_dtype)
     return _trace(
         _Recurrence("lstm", CELLS["lstm"], hidden, projection, bias, bidirectional, sequence_length, batch, types),
-        layers, input_size, hoist_input, wavefront, merge_gates, name,
+        layers, input_size, hoist_input, wavefront, merge_gates, residual, name,
     )  # fmt: skip
 
 
@@ -142,6 +146,7 @@ def gru(
     hoist_input: bool = True,
     wavefront: bool = False,
     merge_gates: bool = True,
+    residual: bool = False,
     dtype: str = "fp32",
     weight_dtype: str | None = None,
     activation_dtype: str | None = None,
@@ -157,29 +162,30 @@ def gru(
     types = element_types("gru", dtype, weight_dtype, activation_dtype)
     return _trace(
         _Recurrence("gru", CELLS["gru"], hidden, None, bias, bidirectional, sequence_length, batch, types),
-        layers, input_size, hoist_input, wavefront, merge_gates, name,
+        layers, input_size, hoist_input, wavefront, merge_gates, residual, name,
     )  # fmt: skip
 
 
-def _trace(recurrence, layers, input_size, hoist_input, wavefront, merge_gates, name) -> Trace:
+def _trace(recurrence, layers, input_size, hoist_input, wavefront, merge_gates, residual, name) -> Trace:
     """Check what the three builders share, then lay out the rows."""
     where = recurrence.where
     input_size = recurrence.hidden if input_size is None else input_size
     check_counts(where, layers=layers, hidden=recurrence.hidden, input_size=input_size)
     check_counts(where, sequence_length=recurrence.steps, batch=recurrence.batch)
     check_flags(where, bias=recurrence.bias, bidirectional=recurrence.bidirectional, hoist_input=hoist_input)
-    check_flags(where, wavefront=wavefront, merge_gates=merge_gates)
+    check_flags(where, wavefront=wavefront, merge_gates=merge_gates, residual=residual)
     if wavefront and recurrence.bidirectional:
         raise TraceError(f"{where}: wavefront must be False when bidirectional: a layer needs both directions complete")
     if wavefront and not hoist_input:
         raise TraceError(f"{where}: wavefront needs hoist_input=True, got hoist_input=False")
     if wavefront:
-        rows = recurrence.wavefront(layers, input_size, merge_gates, name)
+        rows = recurrence.wavefront(layers, input_size, merge_gates, residual, name)
     else:
         parts = [recurrence.layers(f"{name}.0", 1, input_size, hoist_input, merge_gates)]
         if layers > 1:
             label = layer_label(name, 1, layers - 1)
-            parts.append(recurrence.layers(label, layers - 1, recurrence.outputs, hoist_input, merge_gates))
+            later = recurrence.layers(label, layers - 1, recurrence.outputs, hoist_input, merge_gates)
+            parts.append(later + recurrence.residual_adds(label, layers - 1, hoist_input) * residual)
         rows = series(parts)
     return Trace.from_rows(rows, name=name, sequences=recurrence.batch, tokens=recurrence.steps, source=where)
 
@@ -238,7 +244,7 @@ class _Recurrence:
             *self._projection(layer, runs),
         ]
 
-    def wavefront(self, layers: int, inputs: int, merge_gates: bool, name: str) -> list[dict]:
+    def wavefront(self, layers: int, inputs: int, merge_gates: bool, residual: bool, name: str) -> list[dict]:
         """Rows of all layers at once: the steps of different layers overlap."""
         layer = layer_label(name, 0, layers - 1)
         first = self._input_product(f"{name}.0", inputs, merge_gates, self.steps)
@@ -250,7 +256,19 @@ class _Recurrence:
         rows.append(self._recurrent_product(layer, merge_gates) | runs | {"after": (0,)})
         gates = self._gates(layer, self.cell.gates, self.cell.gates)
         rows.append(gates | runs | {"after": tuple(range(len(rows)))})
-        return rows + self._projection(layer, runs)
+        rows += self._projection(layer, runs)
+        if residual and layers > 1:
+            add = elementwise.row(self.batch * self.state, "residual add", types=self.types, layer=layer)
+            rows.append(add | self._step_runs(layers - 1, overlapped=True) | {"weight_sets": 1})
+        return rows
+
+    def residual_adds(self, layer: str, count: int, hoisted: bool) -> list[dict]:
+        """The sums of input and result of `count` layers: of all steps at once, or step by step."""
+        steps = 1 if hoisted else self.steps
+        elements = self.batch * self.outputs * self.steps // steps
+        row = elementwise.row(elements, "residual add", types=self.types, layer=layer)
+        runs = {"repeats": steps * count, "serial_steps": steps, "path_runs": steps * count, "weight_sets": 1}
+        return [row | runs]
 
     def _step_runs(self, layers: int, overlapped: bool = False) -> dict:
         """Counts of a row that runs every step of `layers` layers; the directions are independent."""

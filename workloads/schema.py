@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,6 +41,10 @@ KINDS = (
 PHASES = ("forward", "recompute", "input-gradient", "weight-gradient", "update")
 
 
+#: Steps of a recurrence that runs in stretches, at the end of the label of its layer.
+STRETCH = re.compile(r"\[\d+:\d+\]$")
+
+
 class TraceError(ValueError):
     """A trace that cannot be costed: the message names source, row, column and value."""
 
@@ -63,7 +68,13 @@ class Column:
 SCHEMA: dict[str, Column] = {
     column.name: column
     for column in (
-        Column("layer", "text", "", None, "the layer this op belongs to; rows of one layer share the label"),
+        Column(
+            "layer",
+            "text",
+            "",
+            None,
+            "the layer this op belongs to; its rows share the label, or name a stretch of its steps (lstm.0[0:20])",
+        ),
         Column("op", "text", "", None, "what it does, in words"),
         Column("kind", "choice", "", None, "the kind of work", KINDS),
         Column("phase", "choice", "", "forward", "when it runs", PHASES),
@@ -149,6 +160,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if close:
         return f" (did you mean {next(v for v in valid if v.lower() == close[0])!r}?)"
     return f" (valid: {', '.join(valid)})"
+
+
+def whole_layer(label: str) -> str:
+    """The layer a label belongs to: "lstm.0[0:20]", the first 20 steps of a recurrence, is part of "lstm.0"."""
+    return STRETCH.sub("", label)
 
 
 def element_bytes(dtype: str) -> float:

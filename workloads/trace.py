@@ -35,6 +35,7 @@ from workloads.schema import (
     nearest,
     tensor_bytes,
     validated,
+    whole_layer,
 )
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "element_bytes",
     "nearest",
     "tensor_bytes",
+    "whole_layer",
 ]
 
 
@@ -299,7 +301,11 @@ class Trace:
         one = (self.runs * self.saved_bytes / in_series)[again]
         if not one.size:
             return 0.0
-        return float(np.bincount(np.unique(self.layer[again], return_inverse=True)[1], one).max())
+        return float(
+            np.bincount(
+                np.unique([whole_layer(layer) for layer in self.layer[again].tolist()], return_inverse=True)[1], one
+            ).max()
+        )
 
     def path_length(self, source: int, target: int) -> float:
         """Dependent runs between sequence positions `source` and `target` (0-based): how many ops that mix

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from workloads.trace import PRODUCTS, Trace, TraceError, element_bytes, nearest, tensor_bytes
+from workloads.trace import PRODUCTS, Trace, TraceError, element_bytes, nearest, tensor_bytes, whole_layer
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,10 @@ def _is_product(row: dict) -> bool:
 def _has_weights(row: dict) -> bool:
     """Whether the row has weights to train, its own or another row's.
 
-    Outside products and tables, weights that are no parameters are constants (sines added to an embedding).
+    Outside products, tables and the gates of a recurrence, weights that are no parameters are constants (sines added
+    to an embedding).
     """
-    if _is_product(row) or row["kind"] == "gather":
+    if _is_product(row) or row["kind"] == "gather" or _is_cell(row):
         return row["weight_bytes"] + row["parameters"] > 0
     return row["parameters"] > 0
 
@@ -206,10 +207,11 @@ def _matrix_elements(row: dict) -> int:
 
 
 def _is_tied(row: dict) -> bool:
-    """Whether a product or a look-up reads weights that are parameters of another row."""
+    """Whether a product, a look-up or gates read weights that are parameters of another row."""
     if _is_product(row):
         return row["weight_bytes"] > 0 and row["parameters"] < row["n"] * row["k"]
-    return row["kind"] == "gather" and row["weight_bytes"] > 0 and row["parameters"] == 0
+    shares = row["kind"] == "gather" or _is_cell(row)
+    return shares and row["weight_bytes"] > 0 and row["parameters"] == 0
 
 
 def _is_linear(row: dict) -> bool:
@@ -219,16 +221,16 @@ def _is_linear(row: dict) -> bool:
 
 
 def _is_cell(row: dict) -> bool:
-    """Gates of a recurrence: elementwise work on state, step by step."""
-    return row["kind"] == "elementwise" and row["serial_steps"] > 1 and row["state_bytes"] > 0
+    """Gates of a recurrence: elementwise work on state, step by step; a single step is one too."""
+    return row["kind"] == "elementwise" and row["state_bytes"] > 0
 
 
 def _second_operand(row: dict) -> int:
-    """Bytes a product of two activations reads of its second operand (keys, values), beside a cache.
+    """Bytes a product of two activations reads of its second operand (keys, values), beside a cache and state.
 
     The first operand may be smaller than m k (causal scores), the second is whole.
     """
-    return min(max(0, _bytes(row, "batch", "n", "k") - row["cache_bytes"]), row["input_bytes"])
+    return min(max(0, _bytes(row, "batch", "n", "k") - row["cache_bytes"] - row["state_bytes"]), row["input_bytes"])
 
 
 # -- the forward rows as a graph ---------------------------------------------------------------------
@@ -245,7 +247,7 @@ class _Graph:
                 self.consumers[producer].append(i)
         self.segments: list[range] = []
         for i, row in enumerate(rows):
-            if i and row["layer"] == rows[i - 1]["layer"]:
+            if i and whole_layer(row["layer"]) == whole_layer(rows[i - 1]["layer"]):
                 self.segments[-1] = range(self.segments[-1].start, i + 1)
             else:
                 self.segments.append(range(i, i + 1))
@@ -271,7 +273,8 @@ class _Graph:
 
     def same_recurrence(self, i: int, j: int) -> bool:
         a, b = self.rows[i], self.rows[j]
-        return a["layer"] == b["layer"] and a["serial_steps"] == b["serial_steps"] > 1
+        steps = a["serial_steps"] > 1 or (a["state_bytes"] > 0 and b["state_bytes"] > 0)
+        return a["layer"] == b["layer"] and a["serial_steps"] == b["serial_steps"] and steps
 
     def made_from(self, i: int) -> list[int]:
         """Later rows of the same recurrence that wait for row i, the last first.
@@ -285,9 +288,17 @@ class _Graph:
         return sorted(found - {i}, reverse=True)
 
     def layer_ends(self, i: int) -> list[int]:
-        """Rows of the segment of row i whose result no row of it waits for, the last first."""
-        segment = self.segment[i]
-        return [j for j in reversed(segment) if not any(c in segment for c in self.consumers[j])]
+        """Rows of the segment of row i whose result no row of it waits for, the last first.
+
+        A later stretch of a recurrence waits for the state; the results of each stretch are results of the layer.
+        """
+        segment, rows = self.segment[i], self.rows
+
+        def is_read(j: int, by: int) -> bool:
+            layer = rows[j]["layer"]
+            return by in segment and (layer == rows[by]["layer"] or layer == whole_layer(layer))
+
+        return [j for j in reversed(segment) if not any(is_read(j, c) for c in self.consumers[j])]
 
     def is_entry(self, i: int) -> bool:
         """Whether the row reads nothing (by its dependencies) from inside its layer."""
@@ -536,6 +547,8 @@ class _Backward:
             "input_bytes": row["output_bytes"] + a + added,
             "output_bytes": b,
             "cache_bytes": row["cache_bytes"],
+            # of a memory that lives from step to step: added to what later steps left
+            "state_bytes": 2 * min(row["state_bytes"], _bytes(row, "batch", "n", "k")),
         }
         return [{"batch": row["batch"], "matrix_flops": row["matrix_flops"], **grad} for grad in (first, second)]
 
@@ -612,7 +625,7 @@ class _Backward:
             tied = steps * picked
         else:
             work = self.elementwise_weights(i, steps, has_input_gradient)
-            tied = 0
+            tied = _elements(row["weight_bytes"], row["weight_dtype"]) * _is_tied(row)
         own = self.gradient_bytes(row, row["parameters"])
         runs = row["repeats"] // steps
         if runs > row["weight_sets"]:  # added to what earlier runs with the same weights left
@@ -668,7 +681,7 @@ class _Backward:
 
     def owner(self, row: dict, owners: list[int]) -> int | None:
         """The row whose parameters a tied row reads: one of as many parameters, or a table it looks up."""
-        wanted = _matrix_elements(row) if _is_product(row) else 0
+        wanted = _matrix_elements(row) if _is_product(row) else _elements(row["weight_bytes"], row["weight_dtype"])
         for i in owners:
             other = self.graph.rows[i]
             if other["parameters"] == wanted or (row["kind"] == other["kind"] == "gather"):
@@ -722,7 +735,8 @@ def _recompute(plan: _Backward, segment: range, kept: _Kept) -> list[int]:
     graph = plan.graph
     start, again = set(), {}
     for i in graph.layer_ends(segment[0]):
-        start |= plan.ready(i)
+        if not any(c in segment for c in graph.consumers[i]):
+            start |= plan.ready(i)
     for i in segment:  # also results read inside and outside
         start |= {row for j in graph.consumers[i] if j not in segment for row in plan.gradient[j]}
     for i in segment:
