@@ -18,6 +18,7 @@ from workloads.conformer import conformer
 from workloads.convolution import batch_norm, conv1d, conv2d, pool2d
 from workloads.encoder_decoder import encoder_decoder
 from workloads.experts import mixture_of_experts
+from workloads.extended_lstm import mlstm, slstm, xlstm
 from workloads.feed_forward import mlp
 from workloads.gated_memory import gated_memory, store_less
 from workloads.gated_scans import gated_scan_network, min_gru, min_lstm, qrnn, sru
@@ -78,6 +79,7 @@ __all__ = [
     "min_lstm",
     "mixture_of_experts",
     "mlp",
+    "mlstm",
     "network",
     "network_info",
     "networks",
@@ -91,6 +93,7 @@ __all__ = [
     "rwkv",
     "sequence_to_sequence",
     "sized_to",
+    "slstm",
     "softmax",
     "speech_network",
     "speech_s",
@@ -103,6 +106,7 @@ __all__ = [
     "transformer",
     "unequal",
     "vocabulary_projection",
+    "xlstm",
 ]
 
 #: Loaded on first use: reading other people's files and modules takes more code than most runs need.

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Real
 
-from workloads.attention import transformer, visible_pairs
+from workloads.attention import visible_pairs
 from workloads.blocks import OPERATIONS, Types, check_counts, plain_integers
 from workloads.trace import Trace, TraceError
+from workloads.transformer import transformer
 
 
 @plain_integers

@@ -9,6 +9,7 @@ from workloads.trace import nearest
 
 #: Each is `STUDY` in the module of that name (with underscores).
 NAMES: tuple[str, ...] = (
+    "path-length",
     "memory-bound",
     "compute-or-bandwidth",
     "resident-weights",
