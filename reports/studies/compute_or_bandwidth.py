@@ -271,6 +271,7 @@ STUDY = Study(
         "Zaremba, Sutskever and Vinyals: Recurrent neural network regularization, 2014 (the large language model)",
         "Wu et al.: Google's neural machine translation system, 2016 (GNMT)",
         "Devlin et al.: BERT, NAACL 2019; Radford et al.: Language models are unsupervised multitask learners, 2019",
+        "He, Zhang, Ren and Sun: Deep residual learning for image recognition, CVPR 2016 (ResNet-50)",
         f"{evidence.TPU_V1_PAPER}, figure 11 and section 7",
     ),
     run=run,

@@ -176,11 +176,14 @@ def _limits(n: Mapping[str, float], chips: Sequence[Accelerator]) -> str:
             f"Where waits take the time ({n['recurrent_mostly_waits']} of {n['recurrent_pairs']} pairs: weights that "
             "stay on chip, or steps shorter than what starts them), more bandwidth would not help either. "
         )
-    if n["decode_left_of_ridge"]:
-        said += (
-            "Being memory-bound is no property of recurrence alone: one token of a Transformer is left of the ridge "
-            f"on {count_of(n['decode_left_of_ridge'], n['decode_pairs'])} chips."
-        )
+    others = {"decode": "one token of a Transformer", "convolution": "a ResNet-50 of one image, its maps unfused,"}
+    left = [
+        f"{name} is left of the ridge on {count_of(n[f'{group}_left_of_ridge'], n[f'{group}_pairs'])} chips"
+        for group, name in others.items()
+        if n.get(f"{group}_left_of_ridge")
+    ]
+    if left:
+        said += f"Being memory-bound is no property of recurrence alone: {', '.join(left)}."
     return said.strip()
 
 
@@ -328,6 +331,7 @@ STUDY = Study(
         "architectures, Communications of the ACM 52(4), 2009",
         "Hochreiter and Schmidhuber: Long short-term memory, Neural Computation 9(8), 1997",
         "Vaswani et al.: Attention is all you need, NeurIPS 2017",
+        "He, Zhang, Ren and Sun: Deep residual learning for image recognition, CVPR 2016 (ResNet-50)",
         evidence.TPU_V1,
         evidence.DEEPBENCH,
         evidence.NEUSIGHT,
