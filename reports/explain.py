@@ -54,7 +54,7 @@ def _reason(result, row: int) -> str:
     resident = float(result.resident[row])
     if inside:
         if bound != "in_memory":
-            text += "; weights multiplied in memory"
+            text += "; multiplied in memory"
     elif trace.is_product[row] and not math.isnan(resident):
         if resident >= 0.005:
             text += f"; {percent(resident)} of the weights stay on chip between steps"

@@ -18,9 +18,11 @@ def inside_bytes(stored_bytes, rows, vectors_per_pass):
     return stored_bytes * np.ceil(rows / vectors_per_pass)
 
 
-def crossing_bytes(input_bytes, result_bytes, input_copies, result_copies):
-    """Vectors sent to the units and results read back, with all copies. [bytes]"""
-    return input_bytes * input_copies + result_bytes * result_copies
+def crossing_bytes(input_bytes, result_bytes, batch, input_copies, result_copies):
+    """Vectors sent to the units and results read back, with all copies. [bytes]
+
+    The matrices of a batch share the parts of the memory among them: a vector goes to those that hold its own."""
+    return input_bytes * np.maximum(1.0, input_copies / np.maximum(1.0, batch)) + result_bytes * result_copies
 
 
 def product_s(bytes_read, macs, bandwidth_bytes_per_s, sustained, macs_per_s):

@@ -44,6 +44,7 @@ class Work:
 
     has_weights: np.ndarray  # bool: a product with stored weights that may run in memory
     has_cache: np.ndarray  # bool: likewise with cached keys and values
+    batch: np.ndarray
     rows: np.ndarray
     macs: np.ndarray
     matrix_bytes: np.ndarray  # read once
@@ -72,6 +73,7 @@ def work(trace: Trace) -> Work:
     return Work(
         has_weights=has_weights,
         has_cache=has_cache,
+        batch=batch,
         rows=m,
         macs=_column(trace.matrix_flops) / 2.0,
         matrix_bytes=np.where(has_weights, weights, cache),
@@ -110,7 +112,7 @@ def _in_memory(work_: Work, plan, f: dict, chip: Accelerator, host: Cost, stream
     levels = list(chip.memory)
     read = in_memory.inside_bytes(work_.matrix_bytes, work_.rows, f["in_memory.vectors_per_pass"])
     copies = f["in_memory.input_copies"], f["in_memory.result_copies"]
-    crossing = in_memory.crossing_bytes(work_.input_bytes, work_.result_bytes, *copies)
+    crossing = in_memory.crossing_bytes(work_.input_bytes, work_.result_bytes, work_.batch, *copies)
     once = np.maximum(plan.stream_bytes + plan.state_bytes, work_.input_bytes + work_.result_bytes)
     traffic = dict(host.traffic)
     for nearer in levels[: levels.index(level)]:

@@ -503,7 +503,8 @@ def in_memory_cost(row, rows, accelerator, host) -> dict:
     passes = math.ceil(row["m"] / units.vectors_per_pass)
     read = passes * (row["weight_bytes"] or row["cache_bytes"])
     vectors, results = operand_bytes(row)
-    crossing = vectors * units.input_copies + results * units.result_copies
+    copies = max(1.0, units.input_copies / row["batch"])  # the matrices of a batch share the memory among them
+    crossing = vectors * copies + results * units.result_copies
     streamed = row["input_bytes"] + row["output_bytes"]
     kept = min(row["saved_bytes"], streamed) if trains(rows) else 0.0
     other = max(streamed * missing_activations(row, rows, accelerator, place), kept)

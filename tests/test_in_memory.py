@@ -53,7 +53,9 @@ def test_a_matrix_is_read_once_for_every_pass():
 
 
 def test_vectors_and_results_cross_the_interface_in_copies():
-    assert in_memory.crossing_bytes(30.0, 80.0, 16, 2) == 30 * 16 + 80 * 2
+    assert in_memory.crossing_bytes(30.0, 80.0, 1, 16, 2) == 30 * 16 + 80 * 2
+    assert in_memory.crossing_bytes(30.0, 80.0, 4, 16, 2) == 30 * 4 + 80 * 2  # each matrix in a quarter of the memory
+    assert in_memory.crossing_bytes(30.0, 80.0, 64, 16, 2) == 30 + 80 * 2
 
 
 def test_the_longer_of_reading_and_multiplying_counts():
