@@ -8,7 +8,7 @@ from reports.studies.study import Study, StudyError
 from workloads.trace import nearest
 
 #: Each is `STUDY` in the module of that name (with underscores).
-NAMES: tuple[str, ...] = ()
+NAMES: tuple[str, ...] = ("compute-in-memory",)
 
 
 def studies() -> tuple[str, ...]:
