@@ -12,6 +12,7 @@ from conftest import CLOSED_FORM
 from strategies import random_accelerator, random_trace, with_memory_units
 from test_simulate import assert_equals_twin
 
+from reports import requests
 from reports.export import op_rows, result_document
 from reports.tables import op_table, summary_table
 from simulator import AcceleratorError, in_memory, preset, sensitivity, simulate, tune, what_if
@@ -358,6 +359,13 @@ def test_a_chip_without_units_has_no_such_fields(blocked):
         blocked.replace({"in_memory.bandwidth": 1e12})
     with pytest.raises(AcceleratorError, match="level"):
         dataclasses.replace(blocked, memory={"in_memory": blocked.memory["dram"]})
+
+
+def test_the_command_line_takes_a_level_by_name():
+    chip, changed = requests.chip("hypothetical-pim", [("in_memory.level", "sram")])
+    assert chip.in_memory_level == changed["in_memory.level"] == "sram"
+    with pytest.raises(AcceleratorError, match=r"no memory level 'drum'.*did you mean 'dram'"):
+        requests.chip("hypothetical-pim", [("in_memory.level", "drum")])
 
 
 def test_a_file_states_every_number_of_the_units(tmp_path):

@@ -554,8 +554,8 @@ STUDY = Study(
     setup=f"LSTMs of 2 x {SIZES[0]} to {SIZES[-1]} units over {STEPS} steps at batch 1 to {BATCHES[-1]}, one token and "
     f"the prefill of {LANGUAGE_MODEL} (cache of {CACHE} positions), on each chip without and with its units in memory. "
     "Each op runs where it takes least time: products with weights may run in memory, all else on the host, which "
-    "also issues the commands. Vectors and results cross the interface. Each chip computes in a type that its host and its memory "
-    "both multiply.",
+    "also issues the commands. Vectors and results cross the interface. Each chip computes in a type that its host and "
+    "its memory both multiply.",
     sources=(
         "Lee et al., Hardware Architecture and Software Stack for PIM Based on Commercial DRAM Technology, ISCA 2021",
         "Lee et al., A 1ynm 1.25V 8Gb, 16Gb/s/pin GDDR6-based Accelerator-in-Memory, ISSCC 2022",
