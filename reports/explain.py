@@ -28,6 +28,7 @@ def dominant_bound(result) -> tuple[str, float]:
 def _reason(result, row: int) -> str:
     trace, bound = result.trace, str(result.bound[row])
     time_s = float(result.bounds_s[bound][row])
+    inside = str(result.placement[row]) == "memory"
     work_s = max((float(v[row]) for name, v in result.bounds_s.items() if name != "latency"), default=0.0)
     if bound == "latency":
         text = f"{format_quantity(time_s, 's')} to start, {format_quantity(work_s, 's')} of work"
@@ -42,13 +43,19 @@ def _reason(result, row: int) -> str:
         text = f"{format_quantity(trace.vector_flops[row], 'FLOP')} on the vector units at {percent(share)} of peak"
     elif bound == "special":
         text = f"{format_quantity(trace.special_ops[row])} exp, tanh, roots or divisions"
+    elif bound == "in_memory":
+        read = float(result.inside_bytes[row])
+        text = f"{format_quantity(read, 'B')} read in memory at {format_quantity(read / time_s, 'B/s')}"
     elif bound == "link":
         text = f"{format_quantity(trace.input_bytes[row], 'B')} over the link"
     else:
         moved = float(result.traffic_bytes[bound][row])
         text = f"{format_quantity(moved, 'B')} through {bound} at {format_quantity(moved / time_s, 'B/s')}"
     resident = float(result.resident[row])
-    if trace.is_product[row] and not math.isnan(resident):
+    if inside:
+        if bound != "in_memory":
+            text += "; multiplied in memory"
+    elif trace.is_product[row] and not math.isnan(resident):
         if resident >= 0.005:
             text += f"; {percent(resident)} of the weights stay on chip between steps"
         elif bound in result.accelerator.memory:

@@ -47,13 +47,14 @@ def result_document(result, changes: Mapping[str, object] | None = None, profile
       to nothing measured, neither on it nor on its class), serial_s (ops one at a time), critical_path_s,
       sequences_per_s, tokens_per_s, utilisation,
       attained_flops_per_s, intensity_flops_per_byte (farthest memory level), bound (that sets most time),
-      time_share_by_bound {bound: share}, time_share_by_layer {layer: share}, footprint_bytes {what: bytes, with
-      total}, capacity_bytes, fits, warnings [text]; derived from the chip's silicon: energy_j, average_power_w,
-      energy_per_token_j, energy_by_level_j {matrix, vector, special, memory levels, link, static: J},
-      price_per_million_tokens_usd
+      time_share_by_bound {bound: share}, time_share_by_layer {layer: share}, time_share_in_memory,
+      footprint_bytes {what: bytes, with total}, capacity_bytes, fits, warnings [text]; derived from the chip's
+      silicon: energy_j, average_power_w, energy_per_token_j, energy_by_level_j {matrix, vector, special, memory
+      levels, link, in_memory, static: J}, price_per_million_tokens_usd
     - ops: one object a row of the executed trace, in program order: row, layer, op, kind, phase, dtype, repeats,
       serial_steps, batch, m, n, k (columns of the trace); time_s (one run), time_low_s, time_high_s (its 80 %
-      interval; null as above), total_s (all runs), time_share (of serial_s), bound, bounds_s {bound: s of one run},
+      interval; null as above), total_s (all runs), time_share (of serial_s), bound, placement ("host" or
+      "memory"), inside_bytes (read where they lie by a memory that computes), bounds_s {bound: s of one run},
       flops (those the roofline counts, one run), matrix_flops,
       vector_flops, special_ops (one run), traffic_bytes {memory level: bytes of one run}, intensity_flops_per_byte
       {memory level: FLOP/byte}, attained_flops_per_s, utilisation (of the peak of the unit used), roof_fraction,
@@ -191,6 +192,7 @@ def _summary(result) -> dict:
         "bound": dominant_bound(result)[0],
         "time_share_by_bound": result.time_share_by_bound(),
         "time_share_by_layer": result.time_share_by_layer(),
+        "time_share_in_memory": result.in_memory_share(),
         "footprint_bytes": result.footprint,
         "capacity_bytes": result.capacity_bytes,
         "fits": bool(result.fits),
@@ -205,6 +207,7 @@ def _summary(result) -> dict:
 
 def _ops(result) -> list[dict]:
     trace, total, energy_j = result.trace, result.total_s.sum(), result.energy_by_op_j
+    placement, inside = result.placement, result.inside_bytes
     low, high = result.time_interval_s or ([None] * len(trace), [None] * len(trace))
     rows = []
     for row in range(len(trace)):
@@ -216,6 +219,8 @@ def _ops(result) -> list[dict]:
             "total_s": result.total_s[row],
             "time_share": result.total_s[row] / total,
             "bound": str(result.bound[row]),
+            "placement": str(placement[row]),
+            "inside_bytes": inside[row],
             "bounds_s": {name: values[row] for name, values in result.bounds_s.items()},
             "flops": result.flops[row],
             "matrix_flops": result.matrix_flops[row],

@@ -21,6 +21,7 @@ _UNIT_LOOKS = {
     "special": ("v", SKY, "..."),
     "feed": ("<", PURPLE, "++"),
     "link": ("X", INK, "oo"),
+    "in_memory": ("d", "#44AA99", "**"),
     "latency": ("P", GREY, ""),
 }
 _MEMORY_LOOKS = (("o", VERMILLION, "\\\\\\"), ("D", ORANGE, "xxx"), ("h", YELLOW, "---"), ("p", "#B8860B", "|||"))

@@ -132,7 +132,9 @@ def chip(name: str, changes: Sequence[tuple[str, str]] = ()) -> tuple[Accelerato
         path = base.path(given)
         if path in values:
             raise ReportError(f"{given} is set twice")
-        values[path] = parse_field(path, text, base.fields.get(path, 0.0))
+        current = base.fields.get(path, 0.0)
+        names = current is None and path.endswith((".level", ".technology"))  # unstated, and a name once stated
+        values[path] = parse_field(path, text, "" if names else current)
     if not values:
         return base, {}
     described = [f"{given} = {text}" for given, text in changes]

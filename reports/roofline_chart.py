@@ -29,6 +29,8 @@ def roofline(results, ax=None, *, title: str | None = None, legend: bool = True,
     its own share; those that take longest are named where there is room. The star is the whole network. Ops without
     traffic at the farthest level stand in the grey strip at the right edge; ops without FLOP have no place on the
     chart and are counted under the axis. With results on different chips only the farthest level's roofs are drawn.
+    Where a memory computes, its banks have a roof of their own (dotted), and ops that run there stand at the intensity
+    of what the banks deliver.
 
     `measured`: the Profile (`workloads.from_profile`) whose trace the one result is of. Its operators are hollow
     circles, at the intensity of the predicted ones and the speed that was measured, with the area of their share of

@@ -10,7 +10,7 @@ import numpy as np
 from reports.canvas import FONT_SIZE, LABEL_SIZE, halo, shortened
 from reports.label_places import MARKER, Page, chain, direction
 from reports.palette import INK, bound_looks
-from reports.roofline_view import View, farthest
+from reports.roofline_view import View, network_intensity, op_intensity
 
 #: Marker area of an op that takes all the time, and of one that takes next to none; of a network. [points^2]
 WHOLE_AREA, LEAST_AREA, STAR_AREA = 900.0, 14.0, 170.0
@@ -36,7 +36,7 @@ def op_markers(found: dict, tint: dict[str, list[str]], view: View) -> list[Mark
     markers = []
     for label, result in found.items():
         share = result.total_s / result.total_s.sum()
-        x, y = view.x(result.intensity[farthest(result)]), result.attained_flops_per_s
+        x, y = view.x(op_intensity(result)), result.attained_flops_per_s
         looks = bound_looks(result.accelerator.memory)
         for row in np.flatnonzero(y > 0):
             bound = str(result.bound[row])
@@ -146,7 +146,7 @@ def draw_stars(ax, found: dict, tints: dict, view: View, page: Page) -> None:
     for number, (label, result) in enumerate(found.items(), start=1):
         if result.attained <= 0:
             continue
-        at = (float(view.x(np.asarray(result.network_intensity()))), float(result.attained))
+        at = (float(view.x(np.asarray(network_intensity(result)))), float(result.attained))
         for place, members in groups:
             if _same(at, place):
                 members.append((label, number))

@@ -55,6 +55,8 @@ def draw_roofs(ax, chips: list[Chip], tints: dict, page: Page) -> list[Roof]:
             start = max(page.left, page.bottom / bandwidth)
             text = f"{before}{level} {format_quantity(bandwidth, 'B/s')}"
             roofs.append(Roof(start, bandwidth * start, end, chip.top, text, colour))
+        if chip.inside is not None:
+            roofs.append(_inside_roof(ax, chip, colour, before, page))
         names: dict[float, list[str]] = {}
         for name, peak in chip.peaks.items():
             vector = name == "vector" and len(chip.peaks) > 1
@@ -79,6 +81,23 @@ def draw_roofs(ax, chips: list[Chip], tints: dict, page: Page) -> list[Roof]:
             text = f"{before}{', '.join(same)} {format_quantity(peak, 'FLOP/s')}"
             roofs.append(Roof(max(page.left, peak / max(levels.values())), peak, page.right, peak, text, colour))
     return roofs
+
+
+def _inside_roof(ax, chip: Chip, colour: str, before: str, page: Page) -> Roof:
+    """The bandwidth of the banks, up to the peak of the units beside them: under it stand the ops in memory."""
+    bandwidth, peak = chip.inside
+    ridge = max(peak / bandwidth, page.left)
+    (line,) = ax.plot(
+        [page.left, ridge, ax.get_xlim()[1]],
+        [min(bandwidth * page.left, peak), peak, peak],
+        color=colour,
+        linewidth=1.4,
+        linestyle=":",
+        zorder=2,
+    )
+    line.set_gid(f"roof:{chip.labels[0]}:in_memory")
+    text = f"{before}in memory {format_quantity(bandwidth, 'B/s')}, {format_quantity(peak, 'FLOP/s')}"
+    return Roof(ridge, peak, page.right, peak, text, colour)
 
 
 def label_roofs(ax, roofs: list[Roof], page: Page) -> None:

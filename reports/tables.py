@@ -43,8 +43,8 @@ def op_table(result, top: int | None = None, style: str = "text") -> str:
     """One line an op: runs ("4 x 35" is 4 recurrences of 35 steps), time of a run, share of all time, bound and why.
 
     Ops are in program order; with `top`, the `top` longest come first and the others are summed in one line. `of
-    peak` is the rate attained over the peak of the unit the op uses, empty without FLOP. Raises `ReportError` for an
-    array of designs or `top` below 1.
+    peak` is the rate attained over the peak of the unit the op uses, empty without FLOP. On a chip whose memory
+    computes, `where` says which ops run there. Raises `ReportError` for an array of designs or `top` below 1.
     """
     single(result)
     if top is not None and top < 1:
@@ -54,7 +54,7 @@ def op_table(result, top: int | None = None, style: str = "text") -> str:
     order = np.arange(len(trace)) if top is None else np.argsort(-total, kind="stable")
     shown = order[: len(trace) if top is None else top]
     reasons = explain(result)
-    headers = ["layer", "op", "runs", "one run", "all runs", "share", "bound", "of peak", "why"]
+    headers = ["layer", "op", "runs", "one run", "all runs", "share", "where", "bound", "of peak", "why"]
     rows = [
         [
             str(trace.layer[row]),
@@ -63,6 +63,7 @@ def op_table(result, top: int | None = None, style: str = "text") -> str:
             format_quantity(result.time_s[row], "s"),
             format_quantity(total[row], "s"),
             percent(share[row]),
+            str(result.placement[row]),
             str(result.bound[row]),
             percent(result.op_utilisation[row]) if result.flops[row] else "",
             reasons[row],
@@ -72,7 +73,10 @@ def op_table(result, top: int | None = None, style: str = "text") -> str:
     rest = order[len(shown) :]
     if len(rest):
         left = [f"{len(rest)} more", "", "", "", format_quantity(total[rest].sum(), "s"), percent(share[rest].sum())]
-        rows.append([*left, "", "", ""])
+        rows.append([*left, "", "", "", ""])
+    if result.accelerator.in_memory is None:  # everything runs on the one chip there is
+        at = headers.index("where")
+        headers, rows = _without(headers, at), [_without(row, at) for row in rows]
     return table(headers, rows, style, right=("runs", "one run", "all runs", "share", "of peak"))
 
 
@@ -105,6 +109,7 @@ def summary_table(result, style: str = "text") -> str:
         ["throughput", f"{format_quantity(result.sequences_per_s)} sequences/s, {tokens} tokens/s"],
         ["utilisation", _utilisation(result)],
         ["time by bound", _shares(result.time_share_by_bound())],
+        *([["placement", _placement(result)]] if result.accelerator.in_memory is not None else []),
         ["time by layer", _shares(result.time_share_by_layer())],
         ["memory", _memory(result)],
         ["energy", _energy(result)],
@@ -200,6 +205,12 @@ def _utilisation(result) -> str:
     )
     attained = f"{format_quantity(result.attained, 'FLOP/s')} attained"
     return f"{percent(result.utilisation)} of the matrix peak ({peak}), {attained}"
+
+
+def _placement(result) -> str:
+    """'2 of 6 ops in memory, 61 % of the time'."""
+    inside = int((result.placement == "memory").sum())
+    return f"{inside} of {len(result.trace)} ops in memory, {percent(result.in_memory_share())} of the time"
 
 
 def _shares(shares, most: int = 6) -> str:

@@ -115,7 +115,7 @@ def parse_field(field: str, text: str, current: object = 0.0) -> float | bool | 
 
 def field_unit(field: str) -> str:
     """The unit of a field by the end of its name, '' for a plain number. "clock_hz" is in Hz."""
-    name = field.removeprefix("matrix.macs_per_cycle.")
+    name = field.removeprefix("matrix.macs_per_cycle.").removeprefix("in_memory.macs_per_s.")
     for ending, unit in FIELD_UNITS.items():
         if name.endswith(ending):
             return unit

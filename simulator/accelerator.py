@@ -27,7 +27,9 @@ TECHNOLOGIES = (
     *("lpddr4", "lpddr5", "ddr3", "ddr4", "ddr5"),
 )
 BASES = ("vendor peak", "vendor", "measured", "derived", "estimated", "assumed")
-BOUNDS_BESIDE_MEMORY = ("matrix", "feed", "vector", "special", "link", "latency")
+BOUNDS_BESIDE_MEMORY = ("matrix", "feed", "vector", "special", "link", "in_memory", "latency")
+#: Sections that a chip may lack.
+OPTIONAL_SECTIONS = ("link", "in_memory")
 UNIT_SUFFIXES = (
     "_bytes_per_s",
     "_bytes_per_cycle",
@@ -67,6 +69,11 @@ def _choice(meaning, choices, default):
 
 def _flag(meaning, default):
     return field(default=default, metadata={"meaning": meaning, "flag": True})
+
+
+def _text(meaning):
+    """A name that only the whole accelerator can check; None: unstated."""
+    return field(default=None, metadata={"meaning": meaning, "text": True, "rule": {"optional": True}})
 
 
 def _table(meaning):
@@ -232,6 +239,38 @@ class Link:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class InMemory:
+    """Units beside the banks of a memory level that multiply matrices stored there by vectors, at the bandwidth of all
+    banks together instead of that of the interface. Everything else, and what they are slower at, stays on the host.
+    """
+
+    level: object = _text("memory level whose banks they stand beside (none: the farthest)")
+    bandwidth_bytes_per_s: object = _number("what all banks together deliver to the units", above=0)
+    sustained: object = _number("share of that a long product reaches", 1.0, above=0, most=1)
+    macs_per_s: object = _table("multiply-accumulates per second of all units, by element type")
+    vectors_per_pass: object = _number("vectors served while the stored matrix is read once", 1, above=0, whole=True)
+    capacity_bytes: object = _number("memory the units reach (none: all of the level)", None, above=0, optional=True)
+    command_s: object = _number("to set up and start one op, beside its launch by the host", 0.0, least=0)
+    transfer_bytes_per_s: object = _number(
+        "vectors in and results out, all copies (none: the sustained bandwidth of the level)",
+        None,
+        above=0,
+        optional=True,
+    )
+    input_copies: object = _number(
+        "times a vector is sent in: once for each part of the memory", 1, above=0, whole=True
+    )
+    result_copies: object = _number("partial sums read for each result", 1, above=0, whole=True)
+    energy_j_per_byte: object = _number(
+        "energy to read a byte from its bank (none: that of the level, interface included)",
+        None,
+        above=0,
+        optional=True,
+    )
+    multiplies_cache: object = _flag("cached keys and values are multiplied there too, softmax on the host", False)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Package:
     """What the part draws, measures and costs; None where unknown."""
 
@@ -250,6 +289,7 @@ SECTIONS = {
     "latency": Latency,
     "abilities": Abilities,
     "link": Link,
+    "in_memory": InMemory,
     "package": Package,
 }
 
@@ -282,6 +322,7 @@ class Accelerator:
     latency: Latency = field(default_factory=Latency)
     abilities: Abilities = field(default_factory=Abilities)
     link: Link | None = None
+    in_memory: InMemory | None = None
     package: Package = field(default_factory=Package)
     title: str = ""
     family: str = "gpu"
@@ -296,7 +337,7 @@ class Accelerator:
             raise AcceleratorError(f"{where}: unknown family {self.family!r}{nearest(self.family, FAMILIES)}")
         for section, kind in SECTIONS.items():
             given = getattr(self, section)
-            if given is not None or section != "link":
+            if given is not None or section not in OPTIONAL_SECTIONS:
                 object.__setattr__(self, section, _checked_section(given, kind, where, section))
         if not isinstance(self.memory, Mapping) or not self.memory:
             raise AcceleratorError(f"{where}: memory must map at least one level name to a MemoryLevel")
@@ -311,6 +352,7 @@ class Accelerator:
         if scopes != sorted(scopes, key=SCOPES.index, reverse=False) or scopes[-1] != "chip":
             raise AcceleratorError(f"{where}: memory: levels private to a unit come first and the last is the chip's")
         object.__setattr__(self, "memory", levels)
+        self._check_in_memory()
         if not self.title:
             object.__setattr__(self, "title", self.name)
         try:
@@ -318,6 +360,16 @@ class Accelerator:
         except ValueError:
             shapes = {p: np.shape(v) for p, v in self.fields.items() if np.ndim(v)}
             raise AcceleratorError(f"{where}: arrays of candidates do not broadcast together: {shapes}") from None
+
+    def _check_in_memory(self):
+        level = None if self.in_memory is None else self.in_memory.level
+        if level is None:
+            return
+        if level not in self.memory:
+            known = nearest(level, self.memory)
+            raise AcceleratorError(f"{self.name}: in_memory.level: no memory level {level!r}{known}")
+        if self.memory[level].scope != "chip":
+            raise AcceleratorError(f"{self.name}: in_memory.level must be a level of the chip, {level!r} is of a unit")
 
     # -- fields by path --------------------------------------------------------------------------
 
@@ -362,7 +414,8 @@ class Accelerator:
             for suffix in UNIT_SUFFIXES:
                 if full.endswith(suffix) and full.removesuffix(suffix) == path:
                     return full
-        if path.startswith("matrix.macs_per_cycle.") and path.rsplit(".", 1)[1] in ELEMENT_BYTES:
+        tables = ("matrix.macs_per_cycle", *(("in_memory.macs_per_s",) if self.in_memory is not None else ()))
+        if path.rpartition(".")[0] in tables and path.rsplit(".", 1)[1] in ELEMENT_BYTES:
             return path  # an element type the chip did not have
         valid = [_without_unit(full) for full in self.fields]
         raise AcceleratorError(f"{self.name}: unknown field {path!r}{nearest(path, valid)}")
@@ -383,10 +436,11 @@ class Accelerator:
         updated: dict[str, object] = {"citations": citations}
         memory = dict(self.memory)
         for section, values in sections.items():
-            if section == "matrix.macs_per_cycle":
-                base = updated.get("matrix", self.matrix)
-                table = dict(base.macs_per_cycle) | values
-                updated["matrix"] = _replaced(base, {"macs_per_cycle": table}, self.name, "matrix")
+            if section in ("matrix.macs_per_cycle", "in_memory.macs_per_s"):
+                section, leaf = section.split(".")
+                base = updated.get(section, getattr(self, section))
+                table = dict(getattr(base, leaf)) | values
+                updated[section] = _replaced(base, {leaf: table}, self.name, section)
             elif section.startswith("memory."):
                 level = section.removeprefix("memory.")
                 memory[level] = _replaced(memory[level], values, self.name, section)
@@ -445,6 +499,13 @@ class Accelerator:
     def outer(self) -> MemoryLevel:
         """The farthest level of memory, where weights live."""
         return list(self.memory.values())[-1]
+
+    @property
+    def in_memory_level(self) -> str | None:
+        """The memory level that computes, None on a chip without one."""
+        if self.in_memory is None:
+            return None
+        return list(self.memory)[-1] if self.in_memory.level is None else self.in_memory.level
 
     def ridge_flops_per_byte(self, dtype: str, level: str | None = None):
         """Ridge point: the intensity above which `dtype` products are not bound by `level` (default: the farthest)."""
@@ -801,6 +862,10 @@ def _checked_value(value, metadata: Mapping, place: str):
             return None
         if not isinstance(value, str) or value not in metadata["choices"]:
             raise AcceleratorError(f"{place}: unknown {value!r}{nearest(value, metadata['choices'])}")
+        return value
+    if metadata.get("text"):
+        if value is not None and not isinstance(value, str):
+            raise AcceleratorError(f"{place} must be a name, got {value!r}")
         return value
     if metadata.get("flag"):
         if not isinstance(value, (bool, np.bool_)):

@@ -10,10 +10,12 @@ rule out no box then, and the bound is valid but looser. Ref.: Land and Doig, Ec
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from simulator.accelerator import Accelerator
 from simulator.axes import Axis
 from simulator.lattice import Archive
 from simulator.limits import Limit
@@ -47,6 +49,7 @@ _SLOWER = (
     "latency.step_s",
     "latency.first_steps_s",
     "vector.dependent_cycles",
+    "in_memory.command_s",
     "matrix.load_cycles",
     "matrix.prologue_cycles",
 )
@@ -72,16 +75,27 @@ class Bound(NamedTuple):
     proved: bool
 
 
+#: What is known without a bound.
+UNKNOWN = Bound(-np.inf, False)
+
+
+def is_monotone(accelerator: Accelerator, axes: Sequence[Axis]) -> bool:
+    """Whether more of anything never slows a network. Not so where a memory computes and ops run side by side: a
+    quicker part may draw an op to where others wait."""
+    at_once = [axis.values for axis in axes if axis.name == "abilities.concurrent_ops"]
+    return accelerator.in_memory is None or bool(np.max(at_once or accelerator.abilities.concurrent_ops) == 1)
+
+
 def bound(archive: Archive, objective: Metric) -> Bound:
     """Bounds the objective over all designs within the limits, with the evaluations the archive has left.
 
     What better designs it meets are in the archive. A limit that is neither of time nor of the chip cannot rule a box
     out, only a single design; an objective that is not of time (energy, price, a user's own), or is to be made worse,
-    is not bounded.
+    is not bounded. Holds for machines that `is_monotone`.
     """
     directions = np.array([direction(axis) for axis in archive.lattice.axes])
     if not _is_one_of(objective, OF_TIME) or objective.sign != archive.sign:
-        return Bound(-np.inf, False)
+        return UNKNOWN
     return _Boxes(archive, directions, archive.most).run()
 
 

@@ -14,8 +14,9 @@ from simulator import recurrence
 
 
 def energy_by_use_j(trace, output: Mapping[str, np.ndarray], accelerator) -> dict[str, np.ndarray]:
-    """Energy of the whole network by what uses it: matrix, vector, special, each memory level, link, static.
+    """Energy of the whole network by what uses it: matrix, vector, special, each memory level, link, in_memory, static.
 
+    A multiply-accumulate costs the same in memory as on the chip (`matrix`); `in_memory` is what its banks deliver.
     Each (designs,) or (1,). Static power runs for the latency of the network.
     """
     silicon, runs = accelerator.silicon, trace.runs.astype(float)
@@ -31,6 +32,9 @@ def energy_by_use_j(trace, output: Mapping[str, np.ndarray], accelerator) -> dic
         used[level] = moved * _flat(j_per_byte, accelerator)
     if accelerator.link is not None:
         used["link"] = float(runs @ _sent_bytes(trace)) * _flat(silicon.link_j_per_byte, accelerator)
+    if accelerator.in_memory is not None:
+        read = recurrence.summed(output["inside_bytes"] * runs[:, None])
+        used["in_memory"] = read * _flat(silicon.in_memory_j_per_byte, accelerator)
     used["static"] = output["latency"][0] * _flat(silicon.static_power_w, accelerator)
     return {name: np.atleast_1d(value) for name, value in used.items()}
 
@@ -47,6 +51,8 @@ def energy_by_op_j(trace, output: Mapping[str, np.ndarray], accelerator) -> np.n
         each = each + output[f"bytes:{level}"] * _flat(j_per_byte, accelerator)
     if accelerator.link is not None:
         each = each + _column(_sent_bytes(trace)) * _flat(silicon.link_j_per_byte, accelerator)
+    if accelerator.in_memory is not None:
+        each = each + output["inside_bytes"] * _flat(silicon.in_memory_j_per_byte, accelerator)
     runs = _column(trace.runs)
     static_w = _flat(silicon.static_power_w, accelerator)
     share = output["time"] * runs / output["serial"]

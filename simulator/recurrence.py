@@ -49,15 +49,22 @@ def path_s(time_s, path_runs, starts):
 
 
 def concurrent_s(time_s, busy_s, repeats, path_runs, starts, concurrent_ops):
-    """Time of the whole when independent runs overlap, dependency levels in series. [s]
+    """Time of the whole when independent runs overlap, dependency levels in series (`levels_s`). (designs,) [s]
+
+    Never below the longest path, never above the sum of all runs.
+    """
+    return summed(levels_s(time_s, busy_s, repeats, path_runs, starts, concurrent_ops))
+
+
+def levels_s(time_s, busy_s, repeats, path_runs, starts, concurrent_ops):
+    """Time of each dependency level when independent runs overlap. (levels, designs) [s]
 
     A level takes the largest of its longest path, the work it puts on each resource, and its runs packed
     `concurrent_ops` at a time. `time_s` (ops, designs) and the `busy_s` of each resource (ops, designs or 1) are
-    those of one run, sorted by level; `concurrent_ops` is () or (designs,). Returns (designs,): never below the
-    longest path, never above the sum of all runs.
+    those of one run, sorted by level; `concurrent_ops` is () or (designs,).
     """
     level_s = path_s(time_s, path_runs, starts)
     for busy in busy_s:
         level_s = np.maximum(level_s, np.add.reduceat(busy * repeats, starts, axis=0))
     packed = np.add.reduceat(time_s * repeats, starts, axis=0) / concurrent_ops
-    return summed(np.maximum(level_s, packed))
+    return np.maximum(level_s, packed)

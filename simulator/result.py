@@ -77,6 +77,20 @@ class Result:
         """Bytes one run moves at each memory level."""
         return {level: self._per_op(f"bytes:{level}") for level in self.accelerator.memory}
 
+    @property
+    def placement(self) -> np.ndarray:
+        """Where each op runs: "host", or "memory" where the memory computes and is quicker."""
+        if self.accelerator.in_memory is None:
+            return np.broadcast_to("host", (*self.shape, len(self.trace)))
+        return np.where(self._per_op("inside"), "memory", "host")
+
+    @property
+    def inside_bytes(self) -> np.ndarray:
+        """Bytes one run reads from the banks of a memory that computes; they do not cross its interface."""
+        if self.accelerator.in_memory is None:
+            return np.zeros((*self.shape, len(self.trace)))
+        return self._per_op("inside_bytes")
+
     @cached_property
     def flops(self) -> np.ndarray:
         """Operations the roofline counts, one run: matrix FLOP of products, vector and special work else. (ops,)"""
@@ -100,12 +114,16 @@ class Result:
 
     @cached_property
     def op_peak_flops_per_s(self) -> np.ndarray:
-        """Peak of the unit each op runs on: the matrix units at its element type, or the vector units."""
+        """Peak of the unit each op runs on: matrix units or those in memory at its element type, or vector units."""
         chip = self.accelerator
         peak = np.array(np.broadcast_to(self._field(chip.vector_flops_per_s), (*self.shape, len(self.trace))))
         for dtype in set(self.trace.dtype[self.trace.is_product].tolist()):
             rows = self.trace.is_product & (self.trace.dtype == dtype)
             peak[..., rows] = self._field(chip.peak_flops_per_s(dtype))
+        if chip.in_memory is not None:
+            for dtype, macs_per_s in chip.in_memory.macs_per_s.items():
+                inside = (self.placement == "memory") & (self.trace.dtype == dtype)
+                peak = np.where(inside, self._field(2.0 * macs_per_s), peak)
         return peak
 
     @property
@@ -126,6 +144,8 @@ class Result:
         ideal = np.maximum(ideal, trace.special_ops / self._field(chip.special_ops_per_s))
         for name, level in chip.memory.items():
             ideal = np.maximum(ideal, self.traffic_bytes[name] / self._field(level.bandwidth_bytes_per_s))
+        if chip.in_memory is not None:
+            ideal = np.maximum(ideal, self.inside_bytes / self._field(chip.in_memory.bandwidth_bytes_per_s))
         if chip.link is not None:
             sent = np.where(trace.kind == "collective", trace.input_bytes, 0)
             ideal = np.maximum(ideal, sent / self._field(chip.link.bandwidth_bytes_per_s))
@@ -133,8 +153,10 @@ class Result:
 
     @property
     def resident(self) -> np.ndarray:
-        """Share of an op's recurrent weights kept on chip between steps; nan outside a recurrence."""
-        share = self._per_op("resident")
+        """Share of an op's recurrent weights kept on chip between steps; nan outside a recurrence.
+
+        None of those multiplied in memory."""
+        share = np.where(self.placement == "memory", 0.0, self._per_op("resident"))
         return np.where((self.trace.serial_steps > 1) & (self.trace.weight_bytes > 0), share, np.nan)
 
     # -- how far off it may be -------------------------------------------------------------------
@@ -228,8 +250,14 @@ class Result:
 
     @property
     def utilisation(self):
-        """Share of the time the matrix units would need at their dense peak: 0..1, 0 without products. Shape S."""
+        """Share of the time the matrix units would need at their dense peak: 0..1, 0 without products. Shape S.
+
+        Products in memory are not theirs."""
         trace, ideal_s = self.trace, 0.0
+        if self.accelerator.in_memory is not None:
+            theirs = trace.is_product & (self.placement == "host")
+            work = np.where(theirs, trace.matrix_flops / self.op_peak_flops_per_s, 0.0)
+            return _plain((work * trace.runs).sum(-1) / self.latency_s)
         for dtype in dict.fromkeys(trace.dtype[trace.is_product].tolist()):
             rows = trace.is_product & (trace.dtype == dtype)
             work = float(trace.runs[rows] @ trace.matrix_flops[rows])
@@ -243,7 +271,8 @@ class Result:
         return consumption.energy_by_use_j(self.trace, self.output, self.accelerator)
 
     def energy_by_level_j(self) -> dict[str, object]:
-        """Energy of the whole network by use: matrix, vector, special, each memory level, link, static. Shape S each.
+        """Energy of the whole network by use: matrix, vector, special, each memory level, link, in_memory (bytes read
+        beside the banks), static. Shape S each.
 
         Sums to `energy_j`. Products count their useful multiply-accumulates, not the padding of their tiles.
         """
@@ -353,6 +382,10 @@ class Result:
             for layer in dict.fromkeys(self.trace.layer.tolist())
         }
 
+    def in_memory_share(self):
+        """Share of `serial_s` spent in ops that run in memory. Shape S."""
+        return _plain(np.where(self.placement == "memory", self.total_s, 0.0).sum(-1) / self.serial_s)
+
     @cached_property
     def footprint(self) -> dict[str, float]:
         """Memory the network occupies by what occupies it, and the total. [bytes]"""
@@ -408,8 +441,9 @@ class Result:
 
     def to_frame(self):
         """One row an op as a `pandas.DataFrame` (one design): counts, time with its 80 % interval (nan where nothing
-        was calibrated), bound and every other bound, bytes and intensity at each level, attained rate, utilisation,
-        share of the roof, resident weights."""
+        was calibrated), bound and every other bound, placement, bytes (`inside_bytes`: those a memory that computes
+        reads for itself) and intensity at each level, attained rate, utilisation, share of the roof, resident weights.
+        """
         import pandas as pd
 
         self._one_design("to_frame")
@@ -420,9 +454,12 @@ class Result:
         low, high = self.time_interval_s or (np.nan, np.nan)
         columns |= {"time_s": self.time_s, "time_low_s": low, "time_high_s": high}
         columns |= {"total_s": self.total_s, "time_share": self.total_s / self.serial_s, "bound": self.bound}
+        columns["placement"] = self.placement
         columns |= {f"{name}_bound_s": value for name, value in self.bounds_s.items()}
         columns |= {"flops": self.flops, "vector_flops": trace.vector_flops, "special_ops": trace.special_ops}
         columns |= {f"{level}_bytes": value for level, value in self.traffic_bytes.items()}
+        if self.accelerator.in_memory is not None:
+            columns["inside_bytes"] = self.inside_bytes
         columns |= {f"{level}_intensity_flops_per_byte": value for level, value in self.intensity.items()}
         columns |= {
             "attained_flops_per_s": self.attained_flops_per_s,
@@ -451,6 +488,7 @@ class Result:
             "intensity_flops_per_byte": float(self.network_intensity()),
             "bound": max(shares, key=shares.get),
             "time_share_by_bound": shares,
+            "time_share_in_memory": float(self.in_memory_share()),
             "serial_s": float(self.serial_s),
             "critical_path_s": float(self.critical_path_s),
             "energy_j": self.energy_j,
@@ -492,6 +530,11 @@ def _ratio(flops, moved_bytes):
     ratio = np.full(flops.shape, np.inf)
     np.divide(flops, moved_bytes, out=ratio, where=moved_bytes > 0)
     return ratio if ratio.ndim else float(ratio)
+
+
+def _plain(value):
+    """An array of shape () as a float."""
+    return value if np.ndim(value) else float(value)
 
 
 def _check_range(name: str, value, least: float, most: float, *, open_below: bool = False, open_above: bool = False):

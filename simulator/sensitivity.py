@@ -177,6 +177,11 @@ def free_resources(accelerator: Accelerator) -> dict[str, dict[str, float]]:
     free |= {f"{level} bandwidth": faster(f"memory.{level}.bandwidth_bytes_per_s") for level in accelerator.memory}
     if accelerator.link is not None:
         free["link"] = faster("link.bandwidth_bytes_per_s") | none("link.latency_s")
+    if accelerator.in_memory is not None:
+        rates = (path for path in f if path.startswith("in_memory.macs_per_s."))
+        free["banks in memory"] = faster("in_memory.bandwidth_bytes_per_s", *rates)
+        crossing = ("in_memory.transfer_bytes_per_s",) if f["in_memory.transfer_bytes_per_s"] is not None else ()
+        free["in-memory commands and transfers"] = faster(*crossing) | none("in_memory.command_s")
     free["launch"] = none("latency.launch_s")
     free["dependent steps"] = none("latency.step_s", "latency.first_steps_s", "vector.dependent_cycles")
     free["memory latency"] = none(f"memory.{list(accelerator.memory)[-1]}.latency_s")

@@ -144,6 +144,12 @@ class Silicon:
         return access + wire
 
     @property
+    def in_memory_j_per_byte(self):
+        """Energy to read a byte from a bank of a memory that computes: the field where given, else the level's. [J]"""
+        chip = self.accelerator
+        return _or(chip.in_memory.energy_j_per_byte, self.level_j_per_byte[chip.in_memory_level])
+
+    @property
     def link_j_per_byte(self) -> float:
         """Energy to send a byte to another device. [J/byte]"""
         return self.costs["link.energy_j_per_byte"]
@@ -285,6 +291,9 @@ class Silicon:
         parts = {"arithmetic": arithmetic}
         for name, level in chip.memory.items():
             parts[name] = level.bandwidth_bytes_per_s * self.level_j_per_byte[name]
+        if chip.in_memory is not None:  # its banks, or its interface
+            inside = chip.in_memory.bandwidth_bytes_per_s * self.in_memory_j_per_byte
+            parts["in_memory"] = np.maximum(0.0, inside - parts[chip.in_memory_level])
         if chip.link is not None:
             parts["link"] = chip.link.bandwidth_bytes_per_s * self.link_j_per_byte
         return {name: designed * power_w for name, power_w in parts.items()} | {"static": self.static_power_w}

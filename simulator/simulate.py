@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulator import compute, memory, recurrence
+from simulator import compute, memory, placement, recurrence
 from simulator.accelerator import Accelerator, AcceleratorError
 from simulator.result import Result
 from workloads.trace import Trace, TraceError, element_bytes
@@ -209,6 +209,7 @@ class _Products:
 class _Plan:
     """What of a trace the cost needs, hardware aside: float columns of shape (ops, 1)."""
 
+    trace: Trace
     rows: int
     dtypes: tuple[str, ...]
     products: _Products
@@ -257,6 +258,7 @@ def _plan(trace: Trace) -> _Plan:
     dtypes = tuple(dict.fromkeys(trace.dtype[trace.is_product].tolist()))
     products, which, first = _distinct_products(trace, count | {"uses": uses}, role, loop, dtypes)
     return _Plan(
+        trace=trace,
         rows=len(trace),
         dtypes=dtypes,
         products=products,
@@ -392,21 +394,21 @@ def _cost(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Produ
     bounds = _bounds(plan, f, accelerator, product, traffic)
 
     off_chip = [*levels[shared + 1 :], *(["link"] if accelerator.link is not None else [])]
-    on_chip_s = _largest(bounds[name] for name in bounds if name not in (*off_chip, "latency"))
-    off_chip_s = _largest(bounds[name] for name in off_chip) if off_chip else 0.0
-    time = recurrence.overlapped_s(on_chip_s, off_chip_s, f["abilities.overlap"]) + bounds["latency"]
+    time = placement.time_s(bounds, off_chip, f)
+    used = _used(plan, f, bounds, product, traffic, levels[shared]) if _overlaps(plan, f) else None
+    placed = None
+    if accelerator.in_memory is not None:
+        host = placement.Cost(traffic, bounds, time, used)
+        streams = _streams(plan, missing[levels.index(accelerator.in_memory_level)])
+        placed = placement.best(plan.trace, plan, f, accelerator, host, streams, off_chip)
+        traffic, bounds, time, used = placed.traffic, placed.bounds, placed.time, placed.used
 
     order, starts = plan.order, plan.starts
     serial = recurrence.summed(time * plan.repeats)
     path = recurrence.summed(recurrence.path_s(time[order], plan.path_runs[order], starts))
-    if not _overlaps(plan, f):
+    if used is None:
         latency = serial
     else:
-        # work that could fill the machine beside other ops: the most frugal tiling, not the quickest
-        used = {name: bound for name, bound in bounds.items() if name not in ("feed", "latency")}
-        used["matrix"] = _spread(plan, product.busy_s)
-        frugal = _with_products(plan, traffic[levels[shared]], product.least_shared_bytes)
-        used[levels[shared]] = _level_s(f, levels[shared], frugal)
         latency = recurrence.concurrent_s(
             time[order],
             [busy[order] for busy in used.values()],
@@ -418,6 +420,8 @@ def _cost(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Produ
         latency = np.where(np.equal(f["abilities.concurrent_ops"], 1), serial, latency)
     output = {f"bytes:{level}": moved for level, moved in traffic.items()}
     output |= {"latency": latency[None], "serial": serial[None], "path": path[None]}
+    if placed is not None:
+        output |= {"inside": placed.inside, "inside_bytes": placed.read}
     if whole:
         output |= {f"bound:{name}": bound for name, bound in bounds.items()}
         output |= {
@@ -426,6 +430,20 @@ def _cost(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Produ
             "resident": np.where(plan.is_scan, 1.0, 1.0 - missing[-1].weights),
         }
     return output
+
+
+def _used(plan: _Plan, f: dict, bounds: dict, product: compute.Product, traffic: dict, shared: str) -> dict:
+    """Time each op keeps each resource from others that run beside it: the most frugal tiling, not the quickest."""
+    used = {name: bound for name, bound in bounds.items() if name not in ("feed", "latency")}
+    used["matrix"] = _spread(plan, product.busy_s)
+    used[shared] = _level_s(f, shared, _with_products(plan, traffic[shared], product.least_shared_bytes))
+    return used
+
+
+def _streams(plan: _Plan, share: _Missing) -> np.ndarray:
+    """Bytes of activations and state one run moves at a level of which the levels above miss `share`."""
+    # what a backward pass will need is written whether or not it also stays
+    return np.maximum(plan.stream_bytes * share.streams, plan.saved_bytes) + plan.state_bytes * share.state
 
 
 def _overlaps(plan: _Plan, f: dict) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from simulator import feasible
 from simulator.accelerator import Accelerator
 from simulator.axes import BATCH, axes_of
-from simulator.bound import bound
+from simulator.bound import UNKNOWN, bound, is_monotone
 from simulator.designs import Block, blocks_of
 from simulator.lattice import Archive, Lattice, rounded, widened
 from simulator.limits import Limit, limits_of
@@ -170,7 +170,7 @@ def tune(
     size = int(np.clip(CHUNK_OPS // longest(networks, batches), LEAST_CHUNK, MOST_CHUNK))
     archive = archive_of(lattice, networks, accelerator, goal, sign, limits, size, most)
 
-    searched = _searched(archive, goal, np.random.default_rng(seed))
+    searched = _searched(archive, goal, np.random.default_rng(seed), is_monotone(accelerator, lattice.axes))
     best = archive.best()
     if archive.outside(best):
         raise _infeasible(archive, best)
@@ -255,7 +255,7 @@ def _evaluations(points: int) -> int:
     return points if points <= ENUMERATED else int(np.clip(SHARE * points, FEWEST, MOST))
 
 
-def _searched(archive: Archive, goal: Measure, random: np.random.Generator) -> _Searched:
+def _searched(archive: Archive, goal: Measure, random: np.random.Generator, monotone: bool) -> _Searched:
     """Fill the archive, and say what came of it."""
     most, lattice = archive.most, archive.lattice
     if most >= lattice.points:
@@ -270,7 +270,7 @@ def _searched(archive: Archive, goal: Measure, random: np.random.Generator) -> _
     archive.most = max(1, int(SEARCHED * most))
     kicks, optimum = _kicks(archive, optimum, 0, random)
     archive.most = max(1, int(BOUNDED * most))
-    limit = bound(archive, goal.metric)
+    limit = bound(archive, goal.metric) if monotone else UNKNOWN
     archive.most = max(1, int(RESUMED * most))
     best = archive.best()
     if archive.better(best, optimum[0]):

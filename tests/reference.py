@@ -480,7 +480,119 @@ def op_costs(trace, accelerator, like=None) -> list[dict]:
     """`op_cost` of every row; `like` has one (matrix_s, shared_bytes) a row."""
     rows = costed_rows(trace, accelerator)
     like = [None] * len(rows) if like is None else like
-    return [op_cost(row, rows, accelerator, taken) for row, taken in zip(rows, like, strict=True)]
+    costs = [op_cost(row, rows, accelerator, taken) for row, taken in zip(rows, like, strict=True)]
+    return costs if accelerator.in_memory is None else placed(rows, costs, accelerator)
+
+
+# -- compute in memory -----------------------------------------------------------------------------
+
+
+def may_run_in_memory(row, accelerator) -> bool:
+    """A forward product with stored weights or, where the units do that, with cached keys and values."""
+    if row["phase"] not in ("forward", "recompute") or row["dtype"] not in accelerator.in_memory.macs_per_s:
+        return False
+    if row["weight_bytes"] > 0:
+        return row["kind"] == "matmul"
+    cached = row["kind"] in ("matmul", "attention") and row["cache_bytes"] > 0
+    return cached and accelerator.in_memory.multiplies_cache
+
+
+def stored_bytes(row) -> float:
+    """All matrices a row needs in memory: its weight sets, or its caches."""
+    if row["weight_bytes"] > 0:
+        return row["weight_bytes"] * row["weight_sets"]
+    return row["cache_bytes"] * row["repeats"] / row["serial_steps"]
+
+
+def operand_bytes(row) -> tuple[float, float]:
+    """Vectors sent into the memory and results read from it, one copy; attention stops for the softmax between."""
+    batch, m, n, k, size = row["batch"], row["m"], row["n"], row["k"], activation_size(row)
+    if row["kind"] == "attention":
+        scores = batch * m * k
+        return (batch * m * n / 2 + scores) * size, (batch * m * n / 2 + scores) * size
+    return batch * m * k * size, batch * m * n * size
+
+
+def in_memory_cost(row, rows, accelerator, host) -> dict:
+    """The cost of one run beside the banks."""
+    units = accelerator.in_memory
+    levels = list(accelerator.memory)
+    name = levels[-1] if units.level is None else units.level
+    place, level = levels.index(name), accelerator.memory[name]
+    passes = math.ceil(row["m"] / units.vectors_per_pass)
+    read = passes * (row["weight_bytes"] or row["cache_bytes"])
+    vectors, results = operand_bytes(row)
+    copies = max(1.0, units.input_copies / row["batch"])  # the matrices of a batch share the memory among them
+    crossing = vectors * copies + results * units.result_copies
+    streamed = row["input_bytes"] + row["output_bytes"]
+    kept = min(row["saved_bytes"], streamed) if trains(rows) else 0.0
+    other = max(streamed * missing_activations(row, rows, accelerator, place), kept)
+    other += row["state_bytes"] * missing_state(row, rows, accelerator, place)
+    traffic, bounds = dict(host["traffic_bytes"]), dict(host["bounds_s"])
+    for nearer in levels[:place]:
+        traffic[nearer] = max(streamed + row["state_bytes"], vectors + results)
+        near = accelerator.memory[nearer]
+        bounds[nearer] = traffic[nearer] / (near.bandwidth_bytes_per_s * near.sustained)
+    traffic[name] = crossing + other
+    rate = level.bandwidth_bytes_per_s * level.sustained
+    transfer = rate if units.transfer_bytes_per_s is None else min(rate, units.transfer_bytes_per_s)
+    bounds[name] = crossing / transfer + other / rate
+    bounds["matrix"] = bounds["feed"] = 0.0
+    reading = read / (units.bandwidth_bytes_per_s * units.sustained)
+    fixed = bounds.pop("latency") + units.command_s
+    bounds["in_memory"] = max(reading, row["matrix_flops"] / 2 / units.macs_per_s[row["dtype"]])
+    bounds["latency"] = fixed
+    beyond = [*levels[shared_level(accelerator) + 1 :], "link", "in_memory"]
+    off_chip = max(seconds for bound, seconds in bounds.items() if bound in beyond)
+    on_chip = max(seconds for bound, seconds in bounds.items() if bound not in beyond and bound != "latency")
+    hidden = accelerator.abilities.overlap * min(on_chip, off_chip)
+    return {
+        "traffic_bytes": traffic,
+        "bounds_s": bounds,
+        "busy_s": {bound: seconds for bound, seconds in bounds.items() if bound not in ("feed", "latency")},
+        "time_s": on_chip + off_chip - hidden + fixed,
+        "bound": max(bounds, key=bounds.get),
+        "resident": math.nan if math.isnan(host["resident"]) else 0.0,
+        "inside_bytes": read,
+        "placement": "memory",
+    }
+
+
+def placed(rows, costs, accelerator) -> list[dict]:
+    """Every row where it takes least time, the thinnest products first while the memory has room."""
+    levels = list(accelerator.memory)
+    units = accelerator.in_memory
+    room = units.capacity_bytes
+    if room is None:
+        room = accelerator.memory[levels[-1] if units.level is None else units.level].capacity_bytes
+    hosts = []
+    for cost in costs:
+        bounds = dict(cost["bounds_s"])
+        fixed = bounds.pop("latency")
+        bounds = bounds | {"in_memory": 0.0, "latency": fixed}
+        busy = cost["busy_s"] | {"in_memory": 0.0}
+        hosts.append(cost | {"bounds_s": bounds, "busy_s": busy, "inside_bytes": 0.0, "placement": "host"})
+    chosen = list(hosts)
+    for i in sorted(range(len(rows)), key=lambda i: rows[i]["m"]):
+        if not may_run_in_memory(rows[i], accelerator):
+            continue
+        room -= stored_bytes(rows[i])
+        there = in_memory_cost(rows[i], rows, accelerator, costs[i])
+        if room >= 0 and there["time_s"] < hosts[i]["time_s"]:
+            chosen[i] = there
+    if overlaps(rows, accelerator):
+        for members in dependency_levels(rows):
+            if level_s(members, rows, chosen, accelerator) > level_s(members, rows, hosts, accelerator):
+                for i in members:
+                    chosen[i] = hosts[i]
+    return chosen
+
+
+def overlaps(rows, accelerator) -> bool:
+    """Whether any runs may go on side by side."""
+    in_series = all(len(members) == 1 for members in dependency_levels(rows))
+    in_series = in_series and all(row["path_runs"] == row["repeats"] for row in rows)
+    return not in_series and accelerator.abilities.concurrent_ops > 1
 
 
 # -- the whole -------------------------------------------------------------------------------------
@@ -498,7 +610,7 @@ def level_s(members, rows, costs, accelerator) -> float:
     """Time of rows that do not wait for each other: the longest path, the busiest resource, the queue."""
     longest = max(rows[i]["path_runs"] * costs[i]["time_s"] for i in members)
     queue = sum(rows[i]["repeats"] * costs[i]["time_s"] for i in members) / accelerator.abilities.concurrent_ops
-    resources = costs[0]["busy_s"]
+    resources = costs[members[0]]["busy_s"]
     busy = [sum(rows[i]["repeats"] * costs[i]["busy_s"][name] for i in members) for name in resources]
     return max(longest, queue, *busy)
 
@@ -510,9 +622,7 @@ def totals(trace, accelerator, costs=None) -> dict:
     serial = sum(row["repeats"] * cost["time_s"] for row, cost in zip(rows, costs, strict=True))
     levels = dependency_levels(rows)
     path = sum(max(rows[i]["path_runs"] * costs[i]["time_s"] for i in members) for members in levels)
-    in_series = all(len(members) == 1 for members in levels)
-    in_series = in_series and all(row["path_runs"] == row["repeats"] for row in rows)
-    if in_series or accelerator.abilities.concurrent_ops == 1:
+    if not overlaps(rows, accelerator):
         latency = serial
     else:
         latency = sum(level_s(members, rows, costs, accelerator) for members in levels)

@@ -7,6 +7,7 @@ hypothesis records and can shrink. Sizes and rates are spread so that every boun
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
@@ -360,6 +361,27 @@ def random_accelerator(
     if not link:
         sections["link"] = None
     return Accelerator(name="random", matrix=matrix, memory=memory, **sections)
+
+
+def with_memory_units(rng: random.Random, chip: Accelerator) -> Accelerator:
+    """The design with units beside the banks of one of its levels, mostly the farthest, at some rate."""
+    shared = [level for level, given in chip.memory.items() if given.scope == "chip"]
+    level = rng.choice((None, None, rng.choice(shared)))
+    bandwidth = chip.memory[level or shared[-1]].bandwidth_bytes_per_s * rate(rng, 0.5, 100)
+    units = {
+        "level": level,
+        "bandwidth_bytes_per_s": bandwidth,
+        "sustained": rng.choice((1.0, rng.uniform(0.3, 1.0))),
+        "macs_per_s": {dtype: bandwidth * rate(rng, 0.1, 10) for dtype in rng.sample(DTYPES, rng.randint(2, 5))},
+        "vectors_per_pass": rng.choice((1, 1, 2, 8)),
+        "capacity_bytes": rng.choice((None, None, rate(rng, 1e4, 1e9))),
+        "command_s": rng.choice((0.0, rate(rng, 1e-8, 1e-5))),
+        "transfer_bytes_per_s": rng.choice((None, None, rate(rng, 1e9, 1e12))),
+        "input_copies": rng.choice((1, 1, 16)),
+        "result_copies": rng.choice((1, 1, 8)),
+        "multiplies_cache": rng.random() < 0.5,
+    }
+    return dataclasses.replace(chip, in_memory=units)
 
 
 def random_space(rng: random.Random, shape: tuple[int, ...] = (5,), fields: int = 4) -> Accelerator:

@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("workloads", "simulator", "reports")
-PHYSICS = ("simulator.compute", "simulator.memory", "simulator.recurrence", "simulator.energy")
+PHYSICS = (
+    *("simulator.compute", "simulator.memory", "simulator.in_memory", "simulator.recurrence", "simulator.energy"),
+)
 HEAVY = ("pandas", "matplotlib", "torch", "onnx", "pyarrow", "scipy", "dask")
 FILES_ALLOWED = (
     *("workloads.files", "workloads.measured", "workloads.networks", "workloads.importers"),

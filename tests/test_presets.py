@@ -57,7 +57,13 @@ REQUIRED = [
     "raspberry-pi-5",
     "smart-speaker-a53",
     "hypothetical",
+    "hypothetical-pim",
+    "hbm-pim",
+    "gddr6-aim",
+    "upmem",
 ]
+
+HYPOTHETICAL = ("hypothetical", "hypothetical-pim")
 
 #: Fields a file may leave out because one dataflow, or the farthest level, has no use for them. Then they are neutral.
 NEUTRAL = {
@@ -108,7 +114,7 @@ def test_names_are_lower_case_with_hyphens(name):
 @every_preset
 def test_the_year_is_that_of_the_device(name):
     year = preset(name).year
-    assert year is None if name == "hypothetical" else 2010 <= year <= 2026
+    assert year is None if name in HYPOTHETICAL else 2010 <= year <= 2026
 
 
 # -- where the numbers come from -------------------------------------------------------------------------
@@ -165,7 +171,7 @@ def test_every_listed_source_is_used(name):
 
 @every_preset
 def test_bandwidth_and_peak_of_a_real_device_are_not_assumed(name):
-    if name == "hypothetical":
+    if name in HYPOTHETICAL:
         return
     chip = preset(name)
     assert chip.citations[f"memory.{list(chip.memory)[-1]}.bandwidth_bytes_per_s"].basis != "assumed"

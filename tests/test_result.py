@@ -214,7 +214,7 @@ def test_the_frame_has_one_row_an_op_and_every_bound(result):
     levels = ("l1", "l2", "dram")
     assert frame.columns.tolist() == [
         *("layer", "op", "kind", "phase", "dtype", "repeats", "serial_steps"),
-        *("time_s", "time_low_s", "time_high_s", "total_s", "time_share", "bound"),
+        *("time_s", "time_low_s", "time_high_s", "total_s", "time_share", "bound", "placement"),
         *(f"{name}_bound_s" for name in ("matrix", "feed", "vector", "special", *levels, "latency")),
         *("flops", "vector_flops", "special_ops"),
         *(f"{level}_bytes" for level in levels),
@@ -260,6 +260,7 @@ def test_the_summary_is_plain_numbers(result):
         "intensity_flops_per_byte": near(15104 / 3560),
         "bound": "latency",
         "time_share_by_bound": {"latency": near(1.0)},
+        "time_share_in_memory": 0.0,
         "serial_s": near(LATENCY_S),
         "critical_path_s": near(LATENCY_S),
         "energy_j": near(result.energy_j),  # by hand in test_silicon.py

@@ -32,7 +32,8 @@ def assert_equals_twin(trace, accelerator):
     result = simulate(trace, accelerator)
     shared = list(accelerator.memory)[reference.shared_level(accelerator)]
     taken = zip(result.bounds_s["matrix"].tolist(), result.traffic_bytes[shared].tolist(), strict=True)
-    costs = reference.op_costs(trace, accelerator, like=list(taken))
+    like = [one if at == "host" else None for one, at in zip(taken, result.placement.tolist(), strict=True)]
+    costs = reference.op_costs(trace, accelerator, like=like)
 
     def agree(found, expected, what, atol=0.0):
         expected = np.asarray(expected)
@@ -47,6 +48,8 @@ def assert_equals_twin(trace, accelerator):
     for level, moved in result.traffic_bytes.items():
         agree(moved, [cost["traffic_bytes"][level] for cost in costs], f"bytes at {level}")
     agree(result.time_s, [cost["time_s"] for cost in costs], "time")
+    assert result.placement.tolist() == [cost.get("placement", "host") for cost in costs]
+    agree(result.inside_bytes, [cost.get("inside_bytes", 0.0) for cost in costs], "bytes inside")
     agree(result.resident, [cost["resident"] for cost in costs], "resident", atol=SHARE)
     for row, cost in enumerate(costs):
         # the largest; of two equal ones rounding may take either

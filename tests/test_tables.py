@@ -325,6 +325,7 @@ SUMMARY_KEYS = {
     "bound",
     "time_share_by_bound",
     "time_share_by_layer",
+    "time_share_in_memory",
     "energy_j",
     "average_power_w",
     "energy_per_token_j",
@@ -337,7 +338,8 @@ SUMMARY_KEYS = {
 }
 OP_KEYS = {
     *("row", "layer", "op", "kind", "phase", "dtype", "repeats", "serial_steps", "batch", "m", "n", "k"),
-    *("time_s", "time_low_s", "time_high_s", "total_s", "time_share", "bound", "bounds_s"),
+    *("time_s", "time_low_s", "time_high_s", "total_s", "time_share", "bound", "placement"),
+    *("inside_bytes", "bounds_s"),
     *("flops", "matrix_flops", "vector_flops", "special_ops"),
     *("traffic_bytes", "intensity_flops_per_byte", "attained_flops_per_s", "utilisation", "roof_fraction", "resident"),
     "energy_j",

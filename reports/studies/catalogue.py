@@ -17,6 +17,7 @@ NAMES: tuple[str, ...] = (
     "prefill-and-decode",
     "hierarchy",
     "storing-less",
+    "compute-in-memory",
     "edge-and-cloud",
     "quantisation",
     "software",

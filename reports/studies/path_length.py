@@ -307,8 +307,8 @@ def _verdict(n: Mapping[str, float], first: OnChip) -> str:
     exception = (
         f"But recurrence as such does not forbid it: where the gates see the input alone the state is linear. Walked "
         f"position by position in one kernel ({_names(SERIAL)}) such networks gain {_span(n, 'gain_serial_long')} "
-        f"times; scanned in chunks or in parallel ({_names(SCANNED)}) their path is {_span(n, 'path_scanned')} and they gain "
-        f"{_span(n, 'gain_scanned_long')} times."
+        f"times; scanned in chunks or in parallel ({_names(SCANNED)}) their path is {_span(n, 'path_scanned')} and "
+        f"they gain {_span(n, 'gain_scanned_long')} times."
         if linear
         else f"Linear states do not help here: walked or scanned they gain at most "
         f"{_number(max(n['gain_serial_long_most'], n['gain_scanned_long_most']))}."
