@@ -306,17 +306,17 @@ def _verdict(n: Mapping[str, float], first: OnChip) -> str:
     linear = max(n["gain_serial_long_most"], n["gain_scanned_long_most"]) >= USED
     exception = (
         f"But recurrence as such does not forbid it: where the gates see the input alone the state is linear. Walked "
-        f"position by position in one kernel ({_names(SERIAL)}) such networks gain {_span(n, 'gain_serial_long')} times; "
-        f"scanned in chunks or in parallel ({_names(SCANNED)}) their path is {_span(n, 'path_scanned')} and they gain "
-        f"{_span(n, 'gain_scanned_long')} times."
+        f"position by position in one kernel ({_names(SERIAL)}) such networks gain {_span(n, 'gain_serial_long')} "
+        f"times; scanned in chunks or in parallel ({_names(SCANNED)}) their path is {_span(n, 'path_scanned')} and "
+        f"they gain {_span(n, 'gain_scanned_long')} times."
         if linear
         else f"Linear states do not help here: walked or scanned they gain at most "
         f"{_number(max(n['gain_serial_long_most'], n['gain_scanned_long_most']))}."
     )
     return (
         f"Between the first and the last of {LONG:,} positions a signal passes {n['path_lstm']:,.0f} dependent steps "
-        f"in an LSTM, {n['path_tcn']:.0f} in a TCN, {n['path_hierarchy']:.0f} in a hierarchy of windows of {WINDOW} and "
-        f"{n['path_attention']:.0f} in attention. In networks whose gates see the state ({_names(GATED)}) the path "
+        f"in an LSTM, {n['path_tcn']:.0f} in a TCN, {n['path_hierarchy']:.0f} in a hierarchy of windows of {WINDOW} "
+        f"and {n['path_attention']:.0f} in attention. In networks whose gates see the state ({_names(GATED)}) the path "
         f"grows as the length to the power {n['path_growth_gated_least']:.2f}, and {MORE:,} times the units and "
         f"bandwidth make them hardly faster on {_chips(n['stuck_chips'], n['chips'])}: {gated}. Attention turns them "
         f"into speed on {_chips(n['used_chips'], n['chips'])}, the more the longer the sequence: "
@@ -328,8 +328,8 @@ def _verdict(n: Mapping[str, float], first: OnChip) -> str:
 def _limits(n: Mapping[str, float], chips: Sequence[OnChip]) -> str:
     return " ".join(_limits_of(n, c) for c in chips) + (
         " A gated memory has attention's single hop, but its test of what to store runs block after block. A parallel "
-        "path is no less work: attention's is quadratic, a parallel scan moves the states of Mamba through memory level "
-        "by level. What is counted of a walked scan is optimistic: one dependent operation a position, loads and "
+        "path is no less work: attention's is quadratic, a parallel scan moves the states of Mamba through memory "
+        "level by level. What is counted of a walked scan is optimistic: one dependent operation a position, loads and "
         "exponentials fetched ahead. One sequence at a time; a batch gives recurrent networks work for more hardware."
     )
 
