@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from reports.canvas import FONT_SIZE, LABEL_SIZE, new_grid
-from reports.palette import CATEGORIES, INK
+from reports.palette import CATEGORIES, GREY, INK
 from reports.studies.study import Chart
 
 SOURCE = "simulated: rooftrace study path-length"
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)), "-", "--")
-COLOURS = (*CATEGORIES[:6], INK)
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)), "-", (0, (5, 2, 1, 2)))
+COLOURS = (*CATEGORIES[:6], GREY, INK, "#8C6D1F")
 
 
 def looks(number: int) -> dict:
@@ -37,6 +37,7 @@ def _two_panels(networks: Sequence, lengths: Sequence[int], panels: Sequence[tup
             ax.set_title(title, fontsize=FONT_SIZE, loc="left")
             ax.set_xlabel("length of the sequence [positions]", fontsize=FONT_SIZE)
             ax.set_ylabel(ylabel, fontsize=FONT_SIZE)
+            ax.minorticks_off()
             ax.tick_params(labelsize=LABEL_SIZE)
             ax.grid(True, color="#E4E4E4", linewidth=0.6)
             ax.set_axisbelow(True)
@@ -65,10 +66,10 @@ def paths_chart(chip, networks: Sequence, lengths: Sequence[int], more: int) -> 
     return Chart(
         draw=_two_panels(networks, lengths, panels),
         alt=f"Two panels against the length of the sequence, {lengths[0]:,} to {lengths[-1]:,}, both axes logarithmic. "
-        f"Dependent operations at the longest: {_ends(paths, '')}. Serial time at the longest: {_ends(serial, ' ms')}.",
-        caption="Left: dependent operations between the first and the last position of one layer (TCN and hierarchy: "
-        f"as many levels as it takes). Right: the longest chain of dependent operations on {chip.chip.title} with "
-        f"{more:,} times the units and bandwidth and today's latencies.",
+        f"Dependent operations at the longest: {_ends(paths, '')}. Serial time there: {_ends(serial, ' ms')}.",
+        caption="Left: dependent operations between the first and the last position of one layer, by the shortest way "
+        "(TCN and hierarchy: as many levels as it takes). Right: the longest chain of dependent operations on "
+        f"{chip.chip.title} with {more:,} times the units and bandwidth and today's latencies.",
         source=SOURCE,
     )
 
