@@ -107,7 +107,13 @@ def test_parts_of_the_claim_need_chips_to_judge_them(speaker):
         "no better at equal FLOP",
         "the fit of the weights decides",
     }
-    assert set(judge([measure(preset("tpu-v5e"))])[1]) == {"the cloud batches streams"}
+    fares, parts = judge([measure(preset("tpu-v5e"))])
+    assert parts == {"the cloud batches streams": True}
+    assert fares == "holds in part"
+
+
+def test_a_chip_of_the_edge_stays_one_when_it_is_changed():
+    assert "edge chips" in found_on(SPEAKER, memory__dram__bandwidth="2TB/s").verdict
 
 
 def test_numbers_are_finite_and_cover_every_chip(finding):
