@@ -10,6 +10,7 @@ from workloads.trace import TraceError
 EXACT = {
     "rwkv-4-169m": 169_342_464,
     "mamba-130m": 129_135_360,
+    "xlstm-7b": 6_865_424_896,
     "mamba-2.8b": 2_768_345_600,
     "bert-base": 109_482_240,
     "bert-large": 335_141_888,
@@ -34,6 +35,7 @@ ROUND = {
     "ntm-copy": (17_162, 0.25),  # the paper does not say which start values are learned
     "lstm-acoustic": (13e6, 0.02),
     "qrnn-penn-treebank": (18e6, 0.02),
+    "xlstm-125m": (163.7e6, 0.001),
     "transformer-base": (65e6, 0.04),  # the vocabulary is given as "about 37000"
     "transformer-big": (213e6, 0.02),
     "mozilla-deepspeech": (47.2e6, 0.001),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from reports.studies import prefill_and_decode as module
+from reports.studies.catalogue import study
 from reports.studies.prefill_and_decode import AT_BATCH, FULL, GROUPED, STUDY, lstm_layers, on, state_bytes
 from reports.studies.roots import first_above
 from reports.studies.study import Bench, StudyError
@@ -143,3 +144,8 @@ def test_tables_and_charts_are_whole(finding):
 def test_a_chip_without_wide_floats_is_refused():
     with pytest.raises(StudyError, match="prefill-and-decode: coral-edge-tpu"):
         on(preset("coral-edge-tpu"))
+
+
+def test_the_study_is_in_the_catalogue():
+    assert study("prefill-and-decode") is STUDY
+    assert STUDY.name == "prefill-and-decode"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from reports.studies import quantisation as module
+from reports.studies.catalogue import study
 from reports.studies.quantisation import ALL8, BOUND, DECODE, HALF, LARGE, NETS, PREFILL, SMALL, STUDY, W4, W8
 from reports.studies.study import Bench, StudyError
 from simulator import preset, simulate
@@ -85,7 +86,7 @@ def test_the_measured_kernel(finding):
 
 def test_the_verdict_states_the_numbers_of_the_run(finding):
     n = finding.numbers
-    assert n["memory_bound"] + n["unit_bound"] + n["waiting"] == n["cases"] == 2 * len(NETS)
+    assert n["memory_bound"] + n["unit_bound"] + n["unit_bound_alike"] + n["waiting"] == n["cases"] == 2 * len(NETS)
     assert module._of(n, "memory_gain") in finding.verdict
     assert module._of(n, "units_gain") in finding.verdict
     for chip in (module._OnChip(preset(name)) for name in ("a100-sxm-80gb", "jetson-agx-orin")):
@@ -118,6 +119,21 @@ def test_tables_and_charts_are_whole(finding):
     assert len(finding.charts[1].draw().axes[0].patches) == 2 * len(NETS)
 
 
+def test_chips_that_lack_a_format():
+    """No fp32 and no int8; 8 bits as fast as 16; no 16-bit floats."""
+    found = {name: STUDY.run(Bench(on=(name,))) for name in ("gaudi-2", "tpu-v4", "epyc-7763")}
+    assert [row[4] for row in found["gaudi-2"].tables[0].rows] == ["none"] * len(NETS)
+    assert module._OnChip(preset("gaudi-2")).types[ALL8] == ("fp8", "fp8")
+    assert found["tpu-v4"].numbers["unit_bound_alike"] == 1
+    assert "8 bits are no faster there" in found["tpu-v4"].verdict
+    assert "epyc-7763 runs fp32 where 16 bits are meant" in found["epyc-7763"].limits
+
+
 def test_a_chip_without_floats_is_refused():
     with pytest.raises(StudyError, match="quantisation: coral-edge-tpu"):
         module._OnChip(preset("coral-edge-tpu"))
+
+
+def test_the_study_is_in_the_catalogue():
+    assert study("quantisation") is STUDY
+    assert STUDY.name == "quantisation"

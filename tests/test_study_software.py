@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from reports.studies import software as module
+from reports.studies.catalogue import study
 from reports.studies.software import ALONE, HIDDEN, MANY, SHOWN, STAGES, STEPS, STUDY, persistent
 from reports.studies.study import Bench
 from simulator import preset, simulate
@@ -107,3 +108,8 @@ def test_tables_and_charts_are_whole(finding):
     for line in lines.lines[:3]:
         assert np.all(np.diff(line.get_ydata()) > 0)  # a batch fills the units
     assert all(chart.alt and chart.caption and chart.source for chart in finding.charts)
+
+
+def test_the_study_is_in_the_catalogue():
+    assert study("software") is STUDY
+    assert STUDY.name == "software"

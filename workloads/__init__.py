@@ -18,7 +18,9 @@ from workloads.conformer import conformer
 from workloads.convolution import batch_norm, conv1d, conv2d, pool2d
 from workloads.encoder_decoder import encoder_decoder
 from workloads.experts import mixture_of_experts
+from workloads.extended_lstm import mlstm, slstm, xlstm
 from workloads.feed_forward import mlp
+from workloads.gated_memory import gated_memory, store_less
 from workloads.gated_scans import gated_scan_network, min_gru, min_lstm, qrnn, sru
 from workloads.hierarchy import hierarchical_attention
 from workloads.latent_attention import latent_attention
@@ -61,6 +63,7 @@ __all__ = [
     "from_profile",
     "from_table",
     "from_torch",
+    "gated_memory",
     "gated_scan_network",
     "gru",
     "hierarchical_attention",
@@ -76,6 +79,7 @@ __all__ = [
     "min_lstm",
     "mixture_of_experts",
     "mlp",
+    "mlstm",
     "network",
     "network_info",
     "networks",
@@ -89,10 +93,12 @@ __all__ = [
     "rwkv",
     "sequence_to_sequence",
     "sized_to",
+    "slstm",
     "softmax",
     "speech_network",
     "speech_s",
     "sru",
+    "store_less",
     "tcn",
     "temporal_network",
     "training",
@@ -100,6 +106,7 @@ __all__ = [
     "transformer",
     "unequal",
     "vocabulary_projection",
+    "xlstm",
 ]
 
 #: Loaded on first use: reading other people's files and modules takes more code than most runs need.

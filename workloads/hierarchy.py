@@ -106,9 +106,10 @@ class _Hierarchy:
         return 1 if self.sliding else self.summaries
 
     def reach(self, level: int) -> dict[str, int]:
-        """A summary stands for every position of its window, a causal one at the end of it."""
-        if self.sliding:
-            return {"reach_back": min((self.window - 1) * self.covered(level - 1), self.sequence_length - 1)}
+        """Positions a level adds to what the levels below see: window^l - window^(l - 1), all together the sequence.
+
+        A summary stands for every position of its window, a causal one at the end of it.
+        """
         back = min(self.covered(level), self.sequence_length) - self.covered(level - 1)
         return {"reach_back": back, "reach_ahead": 0 if self.causal else back}
 

@@ -28,6 +28,7 @@ from workloads.blocks import (
 from workloads.conformer import conformer
 from workloads.convolution import conv2d, pool2d
 from workloads.encoder_decoder import encoder_decoder
+from workloads.extended_lstm import xlstm
 from workloads.gated_scans import gated_scan_network
 from workloads.linear_attention import linear_transformer, rwkv
 from workloads.recurrent import gru, lstm, rnn
@@ -273,18 +274,19 @@ BUILDERS = {
     "conformer": conformer,
     "convolution_network": convolution_network,
     "encoder_decoder": encoder_decoder,
+    "gated_scan_network": gated_scan_network,
+    "linear_transformer": linear_transformer,
+    "mamba": mamba,
     "neural_turing_machine": neural_turing_machine,
     "perceptron": perceptron,
     "recurrent_network": recurrent_network,
     "residual_network": residual_network,
-    "sequence_to_sequence": sequence_to_sequence,
-    "gated_scan_network": gated_scan_network,
-    "linear_transformer": linear_transformer,
-    "mamba": mamba,
     "rwkv": rwkv,
+    "sequence_to_sequence": sequence_to_sequence,
     "speech_network": speech_network,
     "temporal_network": temporal_network,
     "transducer": transducer,
     "transformer": transformer,
     "translation_network": translation_network,
+    "xlstm": xlstm,
 }

@@ -19,10 +19,9 @@ from dataclasses import dataclass, replace
 
 from workloads.blocks import Types, check_choice, check_counts, embedding, normalisation, series, vocabulary_projection
 from workloads.trace import Trace, TraceError, concatenate
+from workloads.transformer_blocks import LOGITS, MODES
 
 SCANS = ("serial", "chunked", "parallel")
-MODES = ("prefill", "decode")
-LOGITS = ("all", "last", "none")
 #: Vector FLOP of a state element in one step: a h + b.
 STEP_FLOPS = 2
 

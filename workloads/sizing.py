@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from workloads.blocks import check_choice, check_counts
@@ -28,11 +29,16 @@ def sized_to(
         return trace.total_parameters if measure == "parameters" else trace.total_matrix_flops
 
     low, high = 1, most // step
-    if not size(low) <= target <= size(high):
+    found = {low: size(low), high: size(high)}
+    if not found[low] <= target <= found[high]:
         raise TraceError(
-            f"{where}: target must lie between {size(low):.4g} and {size(high):.4g} {measure}, got {target!r}"
+            f"{where}: target must lie between {found[low]:.4g} and {found[high]:.4g} {measure}, got {target!r}"
         )
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if size(middle) <= target else (low, middle)
-    return step * min((low, high), key=lambda units: abs(size(units) - target))
+        # sizes grow with about the square of the width; each fifth width is the middle, should they not
+        root_low, root_high, root = (math.sqrt(value) for value in (found[low], found[high], target))
+        straight = low + round((high - low) * (root - root_low) / (root_high - root_low))
+        middle = (low + high) // 2 if len(found) % 5 == 0 else min(max(straight, low + 1), high - 1)
+        found[middle] = size(middle)
+        low, high = (middle, high) if found[middle] <= target else (low, middle)
+    return step * min((low, high), key=lambda units: abs(found[units] - target))

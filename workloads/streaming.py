@@ -41,9 +41,14 @@ def over_calls(one: Trace, number: int, layers: int = 1) -> Trace:
     if number == 1:
         return one.scaled(layers)
     runs = number * layers
-    once = [repeats == 1 for repeats in one.repeats.tolist()]
-    steps = [runs if o else s for o, s in zip(once, one.serial_steps.tolist(), strict=True)]
-    return one.scaled(runs).replace(serial_steps=steps, weight_sets=[layers] * len(one))
+    repeats = one.repeats.tolist()
+    steps = [runs if r == 1 else s for r, s in zip(repeats, one.serial_steps.tolist(), strict=True)]
+    return one.replace(
+        repeats=[r * runs for r in repeats],
+        path_runs=[r * runs for r in one.path_runs.tolist()],
+        serial_steps=steps,
+        weight_sets=[layers] * len(one),
+    )
 
 
 def reaching(trace: Trace, frames_per_step: int) -> Trace:

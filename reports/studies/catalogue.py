@@ -9,12 +9,18 @@ from workloads.trace import nearest
 
 #: Each is `STUDY` in the module of that name (with underscores).
 NAMES: tuple[str, ...] = (
+    "path-length",
     "memory-bound",
     "compute-or-bandwidth",
     "resident-weights",
+    "training-cost",
     "prefill-and-decode",
+    "hierarchy",
+    "storing-less",
+    "edge-and-cloud",
     "quantisation",
     "software",
+    "budget",
 )
 
 

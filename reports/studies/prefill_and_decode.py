@@ -14,7 +14,7 @@ from reports.palette import CATEGORIES, INK
 from reports.requests import substitute
 from reports.studies.roots import first_above
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, StudyError, Table
-from simulator import Accelerator, Result, simulate
+from simulator import Accelerator, Result, preset, simulate
 from workloads import Trace, transformer
 from workloads.networks import recurrent_network
 
@@ -183,10 +183,10 @@ def run(bench: Bench) -> Finding:
         holds=_holds(numbers),
         verdict=_verdict(numbers, chips),
         limits=_limits(numbers, crossings, prefills),
-        numbers=numbers,
+        numbers={name: float(value) for name, value in numbers.items() if np.isfinite(value)},  # none: at no size
         tables=(_sizes(), _decode_table(crossings), _prefill_table(prefills), _served_table(served)),
         charts=(_decode_chart(chips[0], crossings), _prefill_chart(chips, prefills)),
-        outside=_outside(bench),
+        outside=_outside(),
     )
 
 
@@ -288,6 +288,10 @@ def _span(low: float, high: float) -> str:
     return one if one == other else f"{one} to {other}"
 
 
+def _chips(count: float) -> str:
+    return f"{count:.0f} chip{'s' if count > 1 else ''}"
+
+
 def _count(value: float) -> str:
     """Three digits of a number, thousands apart; `never` of what is at no length."""
     if np.isinf(value):
@@ -301,7 +305,7 @@ def _verdict(n: Mapping[str, float], chips) -> str:
         f"For reading a prompt the claim {'holds' if n['prefill_speedup_least'] > 1 else 'does not always hold'}: over "
         f"{PROMPTS[-1]} positions at batch 1 the decoder is "
         f"{_span(n['prefill_speedup_least'], n['prefill_speedup_most'])} times as fast as an LSTM of equal parameters "
-        f"on the {n['chips']} chips, and {_span(n['batched_prefill_speedup_least'], n['batched_prefill_speedup_most'])}"
+        f"on {_chips(n['chips'])}, and {_span(n['batched_prefill_speedup_least'], n['batched_prefill_speedup_most'])}"
         f" times at batch {AT_BATCH}, where the LSTM reads its weights once for {AT_BATCH} sequences."
     )
     if n["decode_ratio_most"] <= 1:
@@ -517,9 +521,9 @@ def _power_of_two(value: float, _) -> str:
 # -- outside -------------------------------------------------------------------------------------------
 
 
-def _outside(bench: Bench) -> tuple[Outside, ...]:
+def _outside() -> tuple[Outside, ...]:
     """What a constant state was measured to bring: another recurrent network, on a chip that has a preset."""
-    chip, batch, layers, width = bench.chip("a100-sxm-80gb"), 64, 24, 2048
+    chip, batch, layers, width = preset("a100-sxm-80gb"), 64, 24, 2048
     decoder = transformer(
         layers, width, 16, VOCABULARY, sequence_length=2112, cache_length=2111, mode="decode", logits="last",
         batch=batch, dtype="fp16",

@@ -13,7 +13,7 @@ from reports.palette import CATEGORIES, INK
 from reports.requests import substitute
 from reports.studies.roots import first_above
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, StudyError, Table
-from simulator import Accelerator, Result, simulate
+from simulator import Accelerator, Result, preset, simulate
 from workloads import Trace, linear, lstm, network
 from workloads.trace import element_bytes
 
@@ -58,12 +58,13 @@ class _OnChip:
 
     def __init__(self, chip: Accelerator):
         half, full = substitute("bf16", chip.dtypes), substitute("fp32", chip.dtypes)
-        if half is None or full is None:
-            raise StudyError(f"quantisation: {chip.name} has no float types of 16 and 32 bits")
+        if half is None:
+            raise StudyError(f"quantisation: {chip.name} has no float type of 16 bits or more")
         narrow = next((d for d in ("int8", "fp8") if d in chip.dtypes), None)
         self.chip, self._found = chip, {}
         #: arithmetic and weight type of each format the chip runs
-        self.types = {FULL: (full, full), HALF: (half, half), W8: (half, "int8"), W4: (half, "int4")}
+        self.types = {FULL: (full, full)} if full else {}
+        self.types |= {HALF: (half, half), W8: (half, "int8"), W4: (half, "int4")}
         self.types |= {ALL8: (narrow, narrow)} if narrow else {}
 
     def result(self, net: Net, form: str, batch: int) -> Result:
@@ -130,19 +131,21 @@ def run(bench: Bench) -> Finding:
         holds=_holds(numbers),
         verdict=_verdict(numbers),
         limits=_limits(numbers, chips),
-        numbers=numbers,
+        numbers={name: float(value) for name, value in numbers.items() if np.isfinite(value)},  # none: at no size
         tables=(_gain_table(chips), _stop_table(chips, gone)),
         charts=(_batch_chart(chips[0]), _chip_chart(chips)),
-        outside=_outside(bench),
+        outside=_outside(),
     )
 
 
 def _numbers(chips: list[_OnChip], gone: Mapping[tuple, float]) -> Mapping[str, float]:
     cases = [(chip, net) for chip in chips for net in NETS]
     memory = [(c, n) for c, n in cases if c.kind(n) == "memory"]
-    units = [(c, n) for c, n in cases if c.kind(n) == "units" and ALL8 in c.types and c.promised(n, ALL8) > 1]
+    all_units = [(c, n) for c, n in cases if c.kind(n) == "units"]
+    units = [(c, n) for c, n in all_units if ALL8 in c.types and c.promised(n, ALL8) > 1]
     waits = [(c, n) for c, n in cases if c.kind(n) in ("latency", "other")]
     numbers = {"cases": len(cases), "memory_bound": len(memory), "unit_bound": len(units), "waiting": len(waits)}
+    numbers["unit_bound_alike"] = len(all_units) - len(units)
     for name, found, form in (("memory", memory, W4), ("units", units, ALL8)):
         for what, of in (("gain", _OnChip.gain), ("promise", _OnChip.promised), ("reached", _OnChip.reached)):
             values = [of(c, n, form, 1) for c, n in found] or [float("nan")]
@@ -174,6 +177,11 @@ def _span(low: float, high: float) -> str:
     return one if one == other else f"{one} to {other}"
 
 
+def _percent(n: Mapping[str, float], group: str) -> str:
+    one, other = (f"{100 * n[f'{group}_reached_{end}']:.0f}" for end in ("least", "most"))
+    return one if one == other else f"{one} to {other}"
+
+
 def _of(n: Mapping[str, float], name: str) -> str:
     return _span(n[f"{name}_least"], n[f"{name}_most"])
 
@@ -193,13 +201,15 @@ def _verdict(n: Mapping[str, float]) -> str:
             f"In {n['unit_bound']} the units do: 8-bit units with {_of(n, 'units_promise')} times the peak bring "
             f"{_of(n, 'units_gain')} times, 4-bit weights alone {_of(n, 'units_int4_gain')}."
         )
+    if n["unit_bound_alike"]:
+        sentences.append(f"In {n['unit_bound_alike']} the units do, and 8 bits are no faster there.")
     if n["waiting"]:
         sentences.append(
             f"In the other {n['waiting']} launches and dependent steps, or memory on the chip, set it: 4-bit weights "
             f"bring {_of(n, 'waiting_int4_gain')} times."
         )
     kept = [
-        f"{100 * n[f'{group}_reached_least']:.0f} to {100 * n[f'{group}_reached_most']:.0f} % {text}"
+        f"{_percent(n, group)} % {text}"
         for group, text, cases in (
             ("memory", "where memory binds", n["memory_bound"]),
             ("units", "where the units do", n["unit_bound"]),
@@ -222,6 +232,8 @@ def _limits(n: Mapping[str, float], chips: list[_OnChip]) -> str:
     small = [c.gain(SMALL, W4, 1) for c in chips]
     waits = [c.share(SMALL, W4, 1, "latency") for c in chips]
     kept = [c.chip.name for c in chips if c.resident(SMALL, HALF) < 1 <= c.resident(SMALL, W4)]
+    instead = {c.chip.name: c.types[HALF][0] for c in chips if element_bytes(c.types[HALF][0]) != 2}
+    wide = "".join(f"; {name} runs {dtype} where 16 bits are meant" for name, dtype in instead.items())
     grown = (
         f"on {', '.join(kept)} its weights fit on chip in 4 bits and not in 16"
         if kept
@@ -232,7 +244,7 @@ def _limits(n: Mapping[str, float], chips: list[_OnChip]) -> str:
         f"{_batches(gone[DECODE])} for decode, whose cache of 16-bit keys does not shrink. {SMALL.name} gains "
         f"{_span(min(small), max(small))} times at batch 1: {_span(100 * min(waits), 100 * max(waits))} % of its time "
         f"in 4 bits is launches and steps, and {grown}. Scales and zero points, and the work of unpacking narrow "
-        f"weights, are not counted; constants of calibrated chips were fitted to 16 and 32 bits."
+        f"weights, are not counted{wide}; constants of calibrated chips were fitted to 16 and 32 bits."
     )
 
 
@@ -368,9 +380,9 @@ def _chip_chart(chips: list[_OnChip]) -> Chart:
 # -- outside -------------------------------------------------------------------------------------------
 
 
-def _outside(bench: Bench) -> tuple[Outside, ...]:
+def _outside() -> tuple[Outside, ...]:
     """The batch up to which a kernel of 4-bit weights was measured to stay near four times."""
-    chip, size, near = bench.chip("a100-sxm-80gb"), 8192, 3.0
+    chip, size, near = preset("a100-sxm-80gb"), 8192, 3.0
 
     def gain(rows: int) -> float:
         times = [
