@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import threading
 from collections.abc import Callable, Sequence
 
 from reports.studies import Bench
@@ -18,7 +20,7 @@ def run_all(names: Sequence[str], bench: Bench, on_done: Callable[[Report], None
     A study that fails, or whose process ends, is a report that says so.
     """
     from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
+    from multiprocessing import active_children, get_context
 
     workers = min(WORKERS, len(names))
     found: dict[str, Report] = {}
@@ -27,22 +29,36 @@ def run_all(names: Sequence[str], bench: Bench, on_done: Callable[[Report], None
             found[name] = attempt(name, bench)
             on_done(found[name])
         return list(found.values())
+    others = set(active_children())
     # spawned, as a fork of a process with threads of a library may hang
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _ignore_interrupts)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"))
     try:
-        futures = {pool.submit(attempt, name, bench): name for name in names}
+        with _interrupts_ignored():
+            futures = {pool.submit(attempt, name, bench): name for name in names}
         for future in as_completed(futures):
             name = futures[future]
             found[name] = _outcome(future, name)
             on_done(found[name])
+    except BaseException:  # Ctrl-C: what they still compute is of no use
+        for worker in set(active_children()) - others:
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
     return [found[name] for name in names]
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches the workers too; the parent stops them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _interrupts_ignored():
+    """Workers started here never see Ctrl-C, which reaches them too and would make them speak."""
+    if threading.current_thread() is not threading.main_thread():  # elsewhere signals cannot be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _outcome(future, name: str) -> Report:

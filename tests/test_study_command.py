@@ -6,6 +6,9 @@ import csv
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,8 @@ from reports.studies.study import Outside, shown
 from reports.study_folder import folder, write
 from reports.study_report import FAILED, attempt
 from reports.study_runs import run_all
+
+ROOT = Path(__file__).resolve().parents[1]
 
 pytestmark = pytest.mark.usefixtures("known")
 
@@ -258,3 +263,18 @@ def test_an_attempt_never_raises():
 def test_a_study_is_found_by_name():
     assert studies() == catalogue.NAMES
     assert study("tiny") is TINY
+
+
+def test_ctrl_c_leaves_nothing_and_says_nothing(tmp_path):
+    """Sent to the whole group, as a terminal does, when the first study is done."""
+    command = [sys.executable, "-m", "reports.cli", "study", "--all", "--out", str(tmp_path / "made")]
+    started = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert started.stderr.readline().startswith("rooftrace: 1 of ")
+    os.killpg(started.pid, signal.SIGINT)
+    out, err = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert out == ""
+    assert all(line.startswith("rooftrace: ") for line in err.splitlines())
+    assert list(tmp_path.iterdir()) == []
