@@ -58,7 +58,7 @@ class NetworkInfo:
     builder: str
     defaults: Mapping
 
-    @property
+    @functools.cached_property
     def settings(self) -> tuple[str, ...]:
         """Names that may be overridden."""
         names = [n for n in inspect.signature(BUILDERS[self.builder]).parameters if n != "name"]
