@@ -13,6 +13,9 @@ from workloads.files import write_atomically
 CHART_SUFFIXES = (".png", ".svg", ".pdf")
 FONT_SIZE = 8
 LABEL_SIZE = FONT_SIZE - 1
+SOURCE_SIZE = 5.5
+#: Letters of the source that fit an inch.
+SOURCE_LETTERS = 22
 
 
 def save(chart, path, dpi: int = 200) -> Path:
@@ -68,6 +71,20 @@ def new_grid(rows: int, columns: int, size: tuple[float, float]) -> list:
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     FigureCanvasAgg(figure)
     return list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def signed(figure, source: str):
+    """The figure with where its numbers come from in a strip below it, so that it says so wherever it is pasted."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(source, max(20, int(SOURCE_LETTERS * width)))
+    strip = (0.07 + 0.10 * len(lines)) / height  # [share of the height before]
+    figure.set_size_inches(width, height * (1 + strip))
+    if figure.get_layout_engine() is not None:
+        below = strip / (1 + strip)
+        figure.get_layout_engine().set(rect=(0, below, 1, 1 - below))
+    at = 0.04 / width, 0.04 / (height * (1 + strip))  # [share], 0.04 inches from the corner
+    figure.text(*at, "\n".join(lines), fontsize=SOURCE_SIZE, color="#555555", va="bottom")
+    return figure
 
 
 def shortened(text: str, most: int) -> str:

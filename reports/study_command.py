@@ -14,7 +14,7 @@ from reports.studies import Bench, studies, study
 from reports.study_about import about
 from reports.study_document import document, rows
 from reports.study_folder import PAGE, files, folder, write
-from reports.study_report import FAILED, Report, report
+from reports.study_report import FAILED, Report, drawn, report
 from reports.study_runs import run_all
 from reports.study_text import SIGNS, text
 from reports.tables import table
@@ -99,8 +99,8 @@ def _one(name: str, bench: Bench, chart: str | None) -> tuple[list[Report], list
         from reports import charts
 
         places = _places(chart, len(found.charts))
-        for drawn, place in zip(found.charts, places, strict=True):
-            charts.save(drawn.draw(), place)
+        for one, place in zip(found.charts, places, strict=True):
+            charts.save(drawn(one, name), place)
     return [report(of, found)], places
 
 

@@ -36,7 +36,7 @@ def _report(report: Report) -> list[str]:
     parts.append(f"**Limits.** {_plain(report.finding.limits)}")
     for number, picture in enumerate(report.pictures):
         parts.append(f"![{_plain(picture.alt)}]({chart_name(report, number)})")
-        parts.append(f"*{_plain(picture.caption)} Source: {_plain(picture.source)}*")
+        parts.append(f"*{_plain(picture.caption)}*")
     for one in report.finding.tables:
         parts += [f"**{_plain(one.caption)}**", _table(one.columns, one.cells(), one.numeric())]
     if report.finding.outside:

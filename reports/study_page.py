@@ -112,7 +112,7 @@ def _figure(picture: Picture) -> str:
     # as an image, so that the identifiers within one svg cannot meet those of another
     return (
         f'<figure><img src="{address(picture)}" width="{picture.width}" alt="{escape(picture.alt)}">'
-        f"<figcaption>{escape(picture.caption)} Source: {_linked(picture.source)}.</figcaption></figure>"
+        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
     )
 
 

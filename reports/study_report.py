@@ -7,8 +7,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reports.canvas import rendered
-from reports.studies import Bench, Finding, Study, study
+from reports.canvas import rendered, signed
+from reports.studies import Bench, Chart, Finding, Study, study
 
 #: An svg up to this size is kept; a larger one, of many marks, becomes a png. [bytes]
 SVG_MOST_BYTES = 90_000
@@ -54,7 +54,7 @@ class Report:
 
 def report(of: Study, finding: Finding) -> Report:
     """The report of a study on what it found. Draws."""
-    pictures = [_picture(chart) for chart in finding.charts]
+    pictures = [_picture(chart, of.name) for chart in finding.charts]
     return Report(**_texts(of), finding=dataclasses.replace(finding, charts=()), pictures=pictures)
 
 
@@ -73,15 +73,25 @@ def _texts(of: Study) -> dict[str, object]:
     return {field: getattr(of, field) for field in ("name", "title", "question", "claim", "setup", "sources")}
 
 
-def _picture(chart) -> Picture:
-    figure, form = chart.draw(), "svg"
-    figure = getattr(figure, "figure", figure)  # of axes
+def origin(chart: Chart, name: str) -> str:
+    """Where the numbers of a chart of the study of that name come from."""
+    return f"Simulated: rooftrace study {name}" + (f"; {chart.source}" if chart.source else "")
+
+
+def drawn(chart: Chart, name: str):
+    """The figure of a chart of the study of that name, with where its numbers come from below it."""
+    figure = chart.draw()
+    return signed(getattr(figure, "figure", figure), origin(chart, name))  # draw may give axes
+
+
+def _picture(chart: Chart, name: str) -> Picture:
+    figure, form = drawn(chart, name), "svg"
     data = rendered(figure, form)
     if len(data) > SVG_MOST_BYTES:
         form = "png"
         data = _in_few_colours(rendered(figure, form, PNG_DPI))
     width = round(96 * figure.get_figwidth())  # 96 px an inch, as in CSS
-    return Picture(form=form, data=data, width=width, alt=chart.alt, caption=chart.caption, source=chart.source)
+    return Picture(form=form, data=data, width=width, alt=chart.alt, caption=chart.caption, source=origin(chart, name))
 
 
 def _in_few_colours(png: bytes) -> bytes:

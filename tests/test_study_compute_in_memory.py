@@ -125,7 +125,6 @@ def test_charts_draw_and_say_what_they_show(finding):
         assert len(chart.alt) > 80
         assert "hbm-pim" in chart.alt
         assert chart.caption
-        assert chart.source
     assert len(finding.charts[1].draw().axes) == len(compute_in_memory.CHIPS)
 
 

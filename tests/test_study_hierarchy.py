@@ -119,7 +119,6 @@ def test_charts_show_the_times(finding):
         for ax in chart.draw().axes:
             assert "[" in ax.get_xlabel() + ax.get_ylabel()
         assert chart.alt
-        assert "rooftrace study hierarchy" in chart.source
     assert windows.draw() is not windows.draw()  # figures of their own
 
 

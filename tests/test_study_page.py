@@ -147,10 +147,19 @@ def test_a_long_table_is_folded_away(rows, folded):
 
 def test_a_dense_chart_becomes_a_png():
     parts = {"alt": "many", "caption": "Many.", "source": "made here"}
-    few, many = (_picture(Chart(draw=lambda n=n: draw(n), **parts)) for n in (3, 20_000))
+    few, many = (_picture(Chart(draw=lambda n=n: draw(n), **parts), "tiny") for n in (3, 20_000))
     assert (few.form, many.form) == ("svg", "png")
     assert len(few.data) <= SVG_MOST_BYTES
     assert many.data.startswith(b"\x89PNG")
+
+
+def test_a_chart_says_where_its_numbers_come_from_wherever_it_is_pasted():
+    chart = Chart(draw=lambda: draw(3), alt="three", caption="Three.", source="made here")
+    plain, figure = draw(3), drawn(chart, "tiny")
+    plain = getattr(plain, "figure", plain)
+    assert [text.get_text() for text in figure.texts[-1:]] == ["Simulated: rooftrace study tiny; made here"]
+    assert figure.get_figheight() > plain.get_figheight()
+    assert _picture(chart, "tiny").source == "Simulated: rooftrace study tiny; made here"
 
 
 def test_a_png_is_in_base64():

@@ -144,7 +144,6 @@ def test_charts_draw_the_numbers(finding, h100):
         strict=True,
     ):
         assert chart.alt
-        assert chart.source
         figure = chart.draw()
         for ax, value in zip(figure.axes, values, strict=True):
             assert len(ax.lines) == len(drawn)

@@ -251,7 +251,7 @@ def _whole_numbers(values: Sequence, column: Column, source: str) -> np.ndarray:
     """int64 array of a counted column; text from a csv is read as a number."""
     if isinstance(values, np.ndarray) and values.dtype == np.int64:
         array = values.copy()
-    elif set(map(type, values)) == {int} and -(2**63) < min(values) and max(values) < 2**63:
+    elif set(map(type, values)) == {int} and all(abs(value) < 2**63 for value in values):
         array = np.array(values, dtype=np.int64)  # what builders give; one by one takes many times as long
     else:
         array = np.empty(len(values), dtype=np.int64)

@@ -30,7 +30,6 @@ FACTORS = {
 PARTS_VARIED = {"matrix.count": "units", "outer": "bandwidth", "shared": "on_chip"}
 #: Share of the die from which a chip counts as mostly one thing.
 MOSTLY = 0.5
-SOURCE = "simulated: rooftrace study budget"
 
 
 @dataclass(frozen=True)
@@ -384,7 +383,6 @@ def _area_chart(base: _Bench) -> Chart:
         f"memory on chip, memory interfaces and the rest. Memory with interfaces, and units: {told}.",
         caption=f"What the best chip for each network is made of, within {limit:.0f} mm² (dotted) and "
         f"{base.limits(SMALL)['peak_power_w']:.0f} W.",
-        source=SOURCE,
     )
 
 
@@ -414,7 +412,6 @@ def _cross_chart(base: _Bench) -> Chart:
         alt=f"Table in shades: speed of each network on the best chip of each other, in per cent of that on its own "
         f"best. Least: {rows[low[0]]} on the chip for {[*rows, 'all alike'][low[1]]}, {values.min():.0f} %.",
         caption="Speed of each network (rows) on the best chip of each other (columns), over that on its own best.",
-        source=SOURCE,
     )
 
 

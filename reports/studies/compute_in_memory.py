@@ -372,7 +372,7 @@ def _gain_chart(cases: Sequence[Case]) -> Chart:
         + f". Against batch with {LARGE} units, batch 1 and {BATCHES[-1]}: {', '.join(at_batch)}.",
         caption="Left: batch 1, as the chips are (lines) and with launches and dependent steps free (markers alone). "
         f"Right: {LARGE} units.",
-        source="Computed; chips and their sources: rooftrace accelerators NAME",
+        source="chips with their sources: rooftrace accelerators",
     )
 
 
@@ -418,7 +418,7 @@ def _roof_chart(cases: Sequence[Case]) -> Chart:
         caption=f"The recurrent product of {LARGE} units at batch 1, 4, 16 and 64: on the host (circles) and where it "
         "takes least time (diamonds: in memory). A memory that reads its weights again for every vector gains nothing "
         "from a batch. Above the outer roof: some weights stay on the chip.",
-        source="Computed; chips and their sources: rooftrace accelerators NAME",
+        source="chips with their sources: rooftrace accelerators",
     )
 
 

@@ -219,7 +219,6 @@ def _chart(found, n: Mapping[str, float]) -> Chart:
         f"networks without recurrence: {_two(n['parallel_bandwidth_median'])} and "
         f"{_two(n['parallel_compute_median'])}.",
         caption="Elasticity of the speed: 1 is twice as fast for twice as much, 0 is no change.",
-        source="computed by this study",
     )
 
 

@@ -299,7 +299,7 @@ def run(bench: Bench) -> Finding:
         caption="Left: one stream, calls that wait 0.3 s, equal parameters; below the line is faster than real time. "
         "Middle: time for a second of speech of all streams; a chip hears as many as it has below the line. "
         "Right: one stream, models of several sizes; the dotted line is what the chip keeps of weights.",
-        source="rooftrace; networks after Sak et al. 2014, He et al. 2019 and Gulati et al. 2020",
+        source="networks after Sak et al. 2014, He et al. 2019 and Gulati et al. 2020",
     )
     numbers: dict[str, float] = {}
     for f in found:

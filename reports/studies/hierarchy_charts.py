@@ -8,7 +8,6 @@ from reports.canvas import FONT_SIZE, LABEL_SIZE, new_grid
 from reports.palette import CATEGORIES, INK
 from reports.studies.study import Chart
 
-SOURCE = "simulated: rooftrace study hierarchy"
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 #: Marks of a ratio on a logarithmic axis.
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 30, 50, 100)
@@ -65,7 +64,6 @@ def lengths_chart(chip, tasks: Sequence[tuple], networks: Sequence[str], lengths
         f"longest: {ends}.",
         caption=f"Latency on {chip.chip.title}: all positions at once, and one new vector after those before it. A "
         "hierarchy of summaries makes one output of the whole, the others one at every position.",
-        source=SOURCE,
     )
 
 
@@ -110,5 +108,4 @@ def windows_chart(
         f"chip. {ends}.",
         caption=f"Latency over {positions:,} positions against the window, relative to a window of {marked} (dotted). "
         "A step down is a level less.",
-        source=SOURCE,
     )

@@ -263,7 +263,6 @@ def _charts(lying, ridges, dtypes, batches, widths, n: Mapping[str, float]) -> l
             f"batch: {_ends(batches)}. Right, against hidden size at batch 1: {_ends(widths)}.",
             caption=f"Utilisation of the matrix peak by an LSTM of {LAYERS} layers over {STEPS} steps. Marker: what "
             "takes most of the time.",
-            source="computed by this study",
         ),
     ]
 

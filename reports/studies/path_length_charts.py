@@ -8,7 +8,6 @@ from reports.canvas import FONT_SIZE, LABEL_SIZE, new_grid
 from reports.palette import CATEGORIES, GREY, INK
 from reports.studies.study import Chart
 
-SOURCE = "simulated: rooftrace study path-length"
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)), "-", (0, (5, 2, 1, 2)))
 COLOURS = (*CATEGORIES[:6], GREY, INK, "#8C6D1F")
@@ -70,7 +69,6 @@ def paths_chart(chip, networks: Sequence, lengths: Sequence[int], more: int) -> 
         caption="Left: dependent operations between the first and the last position of one layer, by the shortest way "
         "(TCN and hierarchy: as many levels as it takes). Right: the longest chain of dependent operations on "
         f"{chip.chip.title} with {more:,} times the units and bandwidth and today's latencies.",
-        source=SOURCE,
     )
 
 
@@ -88,5 +86,4 @@ def gains_chart(chip, networks: Sequence, lengths: Sequence[int], more: int) -> 
         f"Latency at the longest: {_ends(latency, ' ms')}. Gain at the longest: {_ends(gain, ' times')}.",
         caption=f"Left: latency of one layer of {networks[0].label}, {networks[-1].label} and others on "
         f"{chip.chip.title}, one sequence. Right: how much faster {more:,} times the units and bandwidth make it.",
-        source=SOURCE,
     )

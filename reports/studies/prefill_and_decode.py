@@ -32,7 +32,6 @@ AT_CONTEXT, AT_BATCH = 4096, 16
 SHORTEST = 64
 VOCABULARY, HIDDEN = 32000, 4096
 LSTM = "LSTM"
-SOURCE = "simulated: rooftrace study prefill-and-decode"
 
 
 @dataclass(frozen=True)
@@ -473,7 +472,6 @@ def _decode_chart(chip: _OnChip, crossings) -> Chart:
         f"against the number of cached positions. At {contexts[-1]:,} positions: {ends}.",
         caption=f"One token of the decoder over one step of an LSTM of equal parameters on {chip.chip.title}; rings: "
         f"twice the time. Other chips lie close by (table).",
-        source=SOURCE,
     )
 
 
@@ -507,7 +505,6 @@ def _prefill_chart(chips, prefills) -> Chart:
         f"{_span(min(lost), max(lost))} positions.",
         caption="Time of an LSTM over that of the decoder with 32 KV heads for a prompt at batch 1; above 1 the "
         "decoder is faster.",
-        source=SOURCE,
     )
 
 

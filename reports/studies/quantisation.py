@@ -25,7 +25,6 @@ BOUND = 0.5
 REACHED = 0.7
 #: Gain of 4-bit weights, ideally 4 times 16 bits, below which it counts as gone.
 GONE = 2.0
-SOURCE = "simulated: rooftrace study quantisation"
 
 
 @dataclass(frozen=True)
@@ -344,7 +343,6 @@ def _batch_chart(chip: _OnChip) -> Chart:
         alt=f"Gain over 16 bits on {chip.chip.title} against the batch from {BATCHES[0]} to {BATCHES[-1]}: {told}.",
         caption=f"Gain over 16 bits on {chip.chip.title}. Dotted: four times fewer bytes of weights (4-bit weights), "
         f"the ratio of peaks (8 bits throughout).",
-        source=SOURCE,
     )
 
 
@@ -373,7 +371,6 @@ def _chip_chart(chips: list[_OnChip]) -> Chart:
         draw=draw,
         alt=f"Bars: how many times as fast 4-bit weights are as 16 bits at batch 1 on {len(chips)} chips: {told}.",
         caption="Gain of 4-bit weights over 16 bits at batch 1; dotted: four times fewer bytes of weights.",
-        source=SOURCE,
     )
 
 

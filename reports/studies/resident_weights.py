@@ -255,14 +255,12 @@ def _charts(chips, widths, steps: Mapping[str, Mapping[str, list[float]]], n: Ma
             f"widest resident size residency is {_span(n, 'gain')} times as fast.",
             caption=f"Time of a step of an LSTM layer at batch 1 over {STEPS} steps. Vertical line: the widest layer "
             "whose weights stay on chip.",
-            source="computed by this study",
         ),
         Chart(
             draw=lambda: width_chart(widths),
             alt="Bars of the widest LSTM layer whose weights stay on chip, by chip and element type, up to "
             f"{most} units.",
             caption="Widest LSTM layer whose recurrent weights stay on chip, by element type.",
-            source="computed by this study",
         ),
     ]
 

@@ -25,7 +25,6 @@ SHOWN, ALONE, MANY = 1024, 1, 64
 SWEPT = (1, 4, 16, 64, 256, 1024)
 #: Shares of the matrix peak below which the units count as idle.
 IDLE = 0.25
-SOURCE = "simulated: rooftrace study software"
 
 SAMPLE = "NVIDIA-developer-blog/code-samples (GitHub), posts/rnn/LSTM.cu, 2016"
 #: The cell as the sample's LSTM_elementwise_unfused launches it; the second bias and the second copy of the result
@@ -374,7 +373,6 @@ def _stage_chart(chips: list[_OnChip]) -> Chart:
         f"a persistent kernel, a bar a chip: {told}.",
         caption=f"What each stage of software leaves of the time of a step, {LAYERS} layers of {SHOWN}, batch {ALONE}; "
         f"stages add up from top to bottom, the last replaces the wavefront by one persistent kernel a layer.",
-        source=SOURCE,
     )
 
 
@@ -407,7 +405,6 @@ def _batch_chart(chips: list[_OnChip]) -> Chart:
         draw=draw,
         alt=f"Share of the matrix peak on {chip.chip.title} against the batch from {SWEPT[0]} to {SWEPT[-1]}: {told}.",
         caption=f"What batching adds, {LAYERS} layers of {SHOWN} on {chip.chip.title}; dotted: {100 * IDLE:.0f} %.",
-        source=SOURCE,
     )
 
 

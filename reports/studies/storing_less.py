@@ -302,7 +302,7 @@ def _chart(found: Sequence[Found]) -> Chart:
             f"Right: the whole sequence, new vectors tested one after another or in blocks. Dashed: break-even. "
             f"Dotted: bytes of keys and values alone, one half more than the share stored."
         ),
-        source="rooftrace: a decoder with the sizes of GPT-2 small and a gated memory, on the chips named",
+        source="a decoder with the sizes of GPT-2 small and a gated memory, on the chips named",
     )
 
 

@@ -59,15 +59,16 @@ class Table:
 @dataclass(frozen=True, kw_only=True)
 class Chart:
     """A figure of a study. `draw` makes a new matplotlib figure; `alt` says in words what it shows, from its numbers;
-    `caption` stands under it and `source` says where its numbers come from. Raises `StudyError` without them."""
+    `caption` stands under it; `source` says what its numbers come from beside the run of the study. Raises `StudyError`
+    without alt or caption."""
 
     draw: Callable[[], object]
     alt: str
     caption: str
-    source: str
+    source: str = ""
 
     def __post_init__(self):
-        for name in ("alt", "caption", "source"):
+        for name in ("alt", "caption"):
             if not getattr(self, name).strip():
                 raise StudyError(f"a chart needs text for {name}: {self.caption or self.alt or 'an unnamed one'}")
 

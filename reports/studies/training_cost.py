@@ -374,7 +374,7 @@ def _chart(found: Sequence[Found]) -> Chart:
             f"{HIDDEN}), as many parameters, Adam. Left: {LENGTH} steps. Right: each at the largest batch that fits. "
             f"Open markers: launches and dependent steps taken as free."
         ),
-        source="rooftrace: training steps of both networks simulated on the chips named",
+        source="training steps of both networks on the chips named",
     )
 
 
