@@ -17,7 +17,7 @@ from reports.studies import Bench, Chart
 from reports.study_about import about
 from reports.study_markdown import markdown
 from reports.study_page import MOST_OPEN, address, page
-from reports.study_report import FAILED, SVG_MOST_BYTES, Picture, Report, _picture
+from reports.study_report import FAILED, SVG_MOST_BYTES, Picture, Report, _picture, drawn
 from reports.study_text import text
 
 VOID = {"meta", "link", "img", "br"}
