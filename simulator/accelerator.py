@@ -333,16 +333,6 @@ class Accelerator:
         """Shape of the design space: () for one design."""
         return np.broadcast_shapes(*(np.shape(v) for v in self.fields.values()))
 
-    @cached_property
-    def flat_fields(self) -> dict[str, object]:
-        """`fields` with every array broadcast and flattened to (designs,)."""
-        return {
-            path: np.ascontiguousarray(np.broadcast_to(value, self.shape).reshape(-1))
-            if isinstance(value, np.ndarray)
-            else value
-            for path, value in self.fields.items()
-        }
-
     @property
     def designs(self) -> int:
         """How many designs the fields span."""
@@ -402,8 +392,8 @@ class Accelerator:
         for path in full.keys() & own.keys():
             raise AcceleratorError(f"{self.name}: {path} already has an axis of {own[path].size} candidates")
         new = (1,) * len(full)
-        arrays = {path: np.broadcast_to(value, self.shape).reshape(self.shape + new) for path, value in own.items()}
-        crossed = np.meshgrid(*full.values(), indexing="ij")
+        arrays = {path: value.reshape(value.shape + new) for path, value in own.items()}
+        crossed = np.meshgrid(*full.values(), indexing="ij", sparse=True)  # one array an axis: the rest is broadcast
         arrays |= {path: a.reshape((1,) * len(self.shape) + a.shape) for path, a in zip(full, crossed, strict=True)}
         return self.replace(arrays)
 
