@@ -10,32 +10,38 @@ import numpy as np
 Box = tuple[slice, ...]
 
 
+def compact(values: np.ndarray) -> np.ndarray:
+    """An array that was broadcast with one value along each axis on which it repeats itself."""
+    if 0 not in values.strides:
+        return values
+    return values[tuple(slice(1 if step == 0 else None) for step in values.strides)]
+
+
 def part(values: np.ndarray, box: Box) -> np.ndarray:
     """The designs of a box, of an array of all axes that has one value along those on which it does not depend."""
     return values[tuple(cut if size > 1 else slice(None) for cut, size in zip(box, values.shape, strict=True))]
 
 
-def cut(shape: tuple[int, ...], order: Sequence[int], elements: Callable[[np.ndarray], int], most: int) -> list[Box]:
+def cut(shape: tuple[int, ...], order: Sequence[int], elements: Callable[[list[int]], int], most: int) -> list[Box]:
     """Boxes of a space of `shape` for which `elements`, a function of the length along each axis, is `most` or less.
 
     The axes are cut in `order`, into single candidates until the box is small enough. `elements` must not fall where a
     length grows; a single design is never too large.
     """
-    widths = np.array(shape)
+    widths = list(shape)
     for axis in order:
         if elements(widths) <= most:
             break
-        low, high = 1, int(widths[axis])  # the widest that is small enough, or one
+        low, high = 1, widths[axis]  # the widest that is small enough, or one
         while low < high:
             widths[axis] = (low + high + 1) // 2
-            low, high = (int(widths[axis]), high) if elements(widths) <= most else (low, int(widths[axis]) - 1)
+            low, high = (widths[axis], high) if elements(widths) <= most else (low, widths[axis] - 1)
         widths[axis] = low
-    steps = [range(0, size, width) for size, width in zip(shape, widths.tolist(), strict=True)]
-    ends = dict(enumerate(zip(shape, widths.tolist(), strict=True)))
-    return [
-        tuple(slice(start, min(start + ends[axis][1], ends[axis][0])) for axis, start in enumerate(starts))
-        for starts in product(*steps)
+    slices = [
+        [slice(start, min(start + width, size)) for start in range(0, size, width)]
+        for size, width in zip(shape, widths, strict=True)
     ]
+    return list(product(*slices))
 
 
 def gathered(

@@ -19,7 +19,10 @@ def fixed_s(serial_steps, launch_s, step_s, memory_latency_s, persistent, first_
 
 def overlapped_s(on_chip_s, off_chip_s, overlap):
     """Time of an op's work on chip and its transfers from beyond; `overlap` of the smaller hides. [s]"""
-    return np.maximum(on_chip_s, off_chip_s) + (1.0 - overlap) * np.minimum(on_chip_s, off_chip_s)
+    longer = np.maximum(on_chip_s, off_chip_s)
+    if np.ndim(overlap) == 0 and overlap == 1:
+        return longer
+    return longer + (1.0 - overlap) * np.minimum(on_chip_s, off_chip_s)
 
 
 def summed(values):

@@ -8,6 +8,7 @@ in cache.
 from __future__ import annotations
 
 import functools
+import math
 import os
 from typing import NamedTuple
 
@@ -59,18 +60,19 @@ def _evaluated(trace: Trace, accelerator: Accelerator, whole: bool) -> Result:
     def cost(box: boxes.Box | None = None) -> dict[str, np.ndarray]:
         return _cost(plan, fields if box is None else _part(fields, box), accelerator, whole)
 
-    cut = _boxes(plan, fields, accelerator)
+    cut = _boxes(plan, fields, accelerator, whole)
     output = cost() if len(cut) == 1 else boxes.gathered(cost, accelerator.shape, cut, os.cpu_count() if whole else 1)
     return Result(trace=executed, accelerator=accelerator, output=output)
 
 
 def _fields(accelerator: Accelerator) -> dict[str, object]:
     """Fields by path: arrays with all the axes of the designs, of one value where the field does not vary along one."""
-    rank = len(accelerator.shape)
-    return {
-        path: value.reshape((1,) * (rank - value.ndim) + value.shape) if isinstance(value, np.ndarray) else value
-        for path, value in accelerator.fields.items()
-    }
+    fields, rank = dict(accelerator.fields), len(accelerator.shape)
+    for path, value in fields.items():
+        if isinstance(value, np.ndarray):
+            value = boxes.compact(value)
+            fields[path] = value.reshape((1,) * (rank - value.ndim) + value.shape)
+    return fields
 
 
 def _part(fields: dict, box: boxes.Box) -> dict:
@@ -78,7 +80,7 @@ def _part(fields: dict, box: boxes.Box) -> dict:
     return {path: boxes.part(value, box) if isinstance(value, np.ndarray) else value for path, value in fields.items()}
 
 
-def _boxes(plan: Plan, fields: dict, accelerator: Accelerator) -> list[boxes.Box]:
+def _boxes(plan: Plan, fields: dict, accelerator: Accelerator, whole: bool) -> list[boxes.Box]:
     """Boxes of designs whose arrays stay in cache.
 
     The choice of tiling is most of the work and is made once for designs that the products cannot tell apart; so the
@@ -87,25 +89,27 @@ def _boxes(plan: Plan, fields: dict, accelerator: Accelerator) -> list[boxes.Box
     shape = accelerator.shape
     if accelerator.designs == 1:
         return [(slice(None),) * len(shape)]
-    seen = np.zeros(len(shape), bool)
+    levels = list(accelerator.memory)
+    nearest = [f"memory.{level}." for level in levels[: _shared_level(accelerator) + 1]]
+    fixed = ("latency.", "package.", "silicon.", f"memory.{levels[-1]}.latency_s")
+    by_product, by_op = set(), set()  # axes along which arrays of products vary, and arrays of ops
     for path, value in fields.items():
-        if isinstance(value, np.ndarray) and _is_seen(path, accelerator):
-            seen |= np.array(value.shape) > 1
+        if isinstance(value, np.ndarray):
+            along = [axis for axis, size in enumerate(value.shape) if size > 1]
+            if path.startswith(("matrix.", "abilities.", *nearest)):
+                by_product.update(along)
+            if whole or not plan.is_chain or not path.startswith(fixed):
+                by_op.update(along)
     tilings = len(compute.BLOCKINGS) * len(compute.SPLITS) if _is_blocked(accelerator) else len(compute.ROW_SPLITS)
     tilings *= len(plan.products.m)
 
-    def elements(widths: np.ndarray) -> int:
-        return max(tilings * np.prod(widths[seen]), plan.rows * np.prod(widths))
+    def elements(widths: list[int]) -> int:
+        of_products = tilings * math.prod(widths[axis] for axis in by_product)
+        of_ops = plan.rows * math.prod(widths[axis] for axis in by_op)
+        return max(of_products, of_ops, math.prod(widths))
 
-    return boxes.cut(shape, np.argsort(~seen, kind="stable"), elements, CHUNK_ELEMENTS)
-
-
-def _is_seen(path: str, accelerator: Accelerator) -> bool:
-    """Whether the cost of a product depends on a field: the matrix units, and memory up to what they share."""
-    if path.startswith("matrix.") or path == "abilities.concurrent_ops":
-        return True
-    nearest = list(accelerator.memory)[: _shared_level(accelerator) + 1]
-    return any(path.startswith(f"memory.{level}.") for level in nearest)
+    order = [*sorted(by_product), *sorted(by_op - by_product), *range(len(shape))]
+    return boxes.cut(shape, list(dict.fromkeys(order)), elements, CHUNK_ELEMENTS)
 
 
 def _shared_level(accelerator: Accelerator) -> int:
@@ -155,10 +159,12 @@ def _cost(plan: Plan, f: dict, accelerator: Accelerator, whole: bool) -> dict:
     off_chip = [*levels[shared + 1 :], *(["link"] if accelerator.link is not None else [])]
     on_chip_s = _largest(bounds[name] for name in bounds if name not in (*off_chip, "latency"))
     off_chip_s = _largest(bounds[name] for name in off_chip) if off_chip else 0.0
-    time = recurrence.overlapped_s(on_chip_s, off_chip_s, f["abilities.overlap"]) + bounds["latency"]
+    work_s = recurrence.overlapped_s(on_chip_s, off_chip_s, f["abilities.overlap"])
+    # summed apart: what is fixed often varies along other axes, and then no array of both has an axis of ops
+    serial = recurrence.summed(work_s * plan.repeats) + recurrence.summed(bounds["latency"] * plan.repeats)
+    time = work_s + bounds["latency"] if whole or not plan.is_chain else None
 
     order, starts = plan.order, plan.starts
-    serial = recurrence.summed(time * plan.repeats)
     path = serial  # of a chain
     if not plan.is_chain:
         path = recurrence.summed(recurrence.path_s(time[order], plan.path_runs[order], starts))

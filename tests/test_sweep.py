@@ -32,7 +32,6 @@ def small_chunks(monkeypatch):
     """Chunks of at most 64 designs, so that a small grid has many."""
     monkeypatch.setattr(SWEEP, "LEAST_CHUNK", 64)
     monkeypatch.setattr(SWEEP, "MOST_CHUNK", 64)
-    monkeypatch.setattr("simulator.designs.ENOUGH", 1e9)
 
 
 def whole(trace, chip) -> np.ndarray:
