@@ -10,9 +10,11 @@ from simulator.metrics import DIRECTIONS, DesignSpaceError
 from workloads.trace import nearest
 
 #: Points compared each with each at the bottom of the recursion in three dimensions.
-_FEW = 64
+_FEW = 128
 #: Points drawn to find good ones, which rule most others out before the exact search.
-_DRAWN = 96
+_DRAWN = 128
+#: They lie at multiples of the golden ratio: even, but in step with no axis of a grid.
+_GOLDEN = 0.6180339887498949
 
 
 def pareto_front(points, better: Sequence[str] | str = "less") -> np.ndarray:
@@ -40,14 +42,15 @@ def pareto_front(points, better: Sequence[str] | str = "less") -> np.ndarray:
 def candidates(columns: Sequence[np.ndarray]) -> np.ndarray:
     """Indexes, in order, of the points that may be on the front: less those that one of a few good points beats.
 
-    `columns`: the metrics, of which less is better, each (n,). Good points are those on the front of a few drawn at
-    even distances, the ones that beat most of these first.
+    `columns`: the metrics, of which less is better, each (n,). Good points are those on the front of a few drawn, the
+    ones that beat most of these first.
     """
     count = len(columns[0])
     alive = np.arange(count)
     if count <= 2 * _DRAWN:
         return alive
-    drawn = np.stack([column[:: -(-count // _DRAWN)] for column in columns])
+    places = (np.arange(_DRAWN) * _GOLDEN % 1.0 * count).astype(np.intp)
+    drawn = np.stack([column[places] for column in columns])
     beats = _beats(drawn[:, :, None], drawn[:, None])  # [i, j]: i beats j
     wins = beats.sum(axis=1)
     good = np.flatnonzero(~beats.any(axis=0) & (wins > 0))
