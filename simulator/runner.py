@@ -6,11 +6,15 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from simulator.metrics import DesignSpaceError
 
 if TYPE_CHECKING:  # imports logging and more, which one design does not need
     from concurrent.futures import Executor, Future
 
+#: Bytes of the block freed so that the C library keeps what arrays of a chunk give back: more than any of them.
+_FREED = 2**24
 #: Times a task is tried before its failure is the sweep's.
 TRIES = 4
 #: Tasks handed to an executor before the first comes back: enough to keep a small cluster busy, few enough to hold.
@@ -41,6 +45,7 @@ def run(
 
     if executor is not None and not isinstance(executor, Executor):
         raise DesignSpaceError(f"executor must be a concurrent.futures.Executor, got {type(executor).__name__}")
+    _keep_freed_memory()
     workers = os.cpu_count() or 1
     own = ThreadPoolExecutor(workers) if executor is None else None
     loop = _Loop(task, arguments, own or executor, on_done)
@@ -49,6 +54,16 @@ def run(
     finally:
         if own:
             own.shutdown(cancel_futures=True)
+
+
+def _keep_freed_memory() -> None:
+    """Lets the arrays of one chunk lie where those of the last one did.
+
+    glibc gives blocks beyond a threshold back to the system when they are freed, and takes as new threshold the
+    largest it has seen freed (mallopt(3), M_MMAP_THRESHOLD); else every array of every chunk is new pages, which the
+    system fills with zeros first. No other C library minds.
+    """
+    np.empty(_FREED, np.uint8)
 
 
 class _Loop:

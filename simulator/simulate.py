@@ -20,8 +20,8 @@ from simulator.plan import Plan, plan_of
 from simulator.result import Result
 from workloads.trace import Trace, TraceError, element_bytes
 
-#: Elements of the largest temporary array of a chunk: half a megabyte, which the caches hold.
-CHUNK_ELEMENTS = 65_536
+#: Elements of the largest temporary array of a box of designs: a megabyte, which the caches hold.
+CHUNK_ELEMENTS = 2**17
 
 
 def simulate(trace: Trace, accelerator: Accelerator) -> Result:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 #: Designs of a chunk times rows of the trace: what one call of the simulator holds at once, some 10 MB. More in a grid,
 #: whose arrays are mostly smaller: what a call costs whatever its size should not count.
-CHUNK_OPS, GRID_OPS = 2**16, 2**19
-LEAST_CHUNK, MOST_CHUNK = 256, 2**15
+CHUNK_OPS, GRID_OPS = 2**16, 2**20
+LEAST_CHUNK, MOST_CHUNK = 256, 2**16
 #: Chunks in one parquet file.
 CHUNKS_A_PART = 64
 
