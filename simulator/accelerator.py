@@ -334,6 +334,16 @@ class Accelerator:
         """Shape of the design space: () for one design."""
         return np.broadcast_shapes(*(v.shape for v in self.fields.values() if isinstance(v, np.ndarray)))
 
+    @cached_property
+    def _without_units(self) -> dict[str, str]:
+        """Full paths by what is left without a unit, the first of equals."""
+        found = {}
+        for full in self.fields:
+            for suffix in UNIT_SUFFIXES:
+                if full.endswith(suffix):
+                    found.setdefault(full.removesuffix(suffix), full)
+        return found
+
     @property
     def designs(self) -> int:
         """How many designs the fields span."""
@@ -346,10 +356,8 @@ class Accelerator:
         """
         if path in self.fields:
             return path
-        for full in self.fields:
-            for suffix in UNIT_SUFFIXES:
-                if full.endswith(suffix) and full.removesuffix(suffix) == path:
-                    return full
+        if path in self._without_units:
+            return self._without_units[path]
         if path.startswith("matrix.macs_per_cycle.") and path.rsplit(".", 1)[1] in ELEMENT_BYTES:
             return path  # an element type the chip did not have
         valid = [_without_unit(full) for full in self.fields]

@@ -137,7 +137,7 @@ def output_stationary(
     closed = barred | ((split > 1) & (waves > SPLIT_BLOCKS))
     judged = np.maximum(np.maximum(matrix_s, feed_s), shared * (1.0 / shared_bytes_per_s))
     judged = np.where(closed, np.inf, judged)
-    best = judged.argmin(axis=0)[None]
+    best = judged.argmin(axis=0)
     return Product(
         matrix_s=_pick(matrix_s, best),
         feed_s=_pick(feed_s, best),
@@ -234,7 +234,7 @@ def weight_stationary(
     fill = tile_k + tile_n + prologue_cycles
     shared = a_bytes * np.ceil(n / tile_n) + b_bytes * split + other_bytes
     judged = (np.ceil(waves) * np.maximum(cycles, feed) + fill) / clock_hz
-    best = np.maximum(judged, shared / shared_bytes_per_s).argmin(axis=0)[None]
+    best = np.maximum(judged, shared / shared_bytes_per_s).argmin(axis=0)
     whole = np.ceil(_pick(waves, best))
     return Product(
         matrix_s=(whole * _pick(cycles, best) + fill) / clock_hz,
@@ -256,6 +256,6 @@ def unit_time_s(operations, per_second, sustained):
 
 
 def _pick(values, best):
-    """`values` (choices, ops, *designs) of the `best` choice (1, ops, *designs)."""
-    values = np.broadcast_to(values, (len(values), *best.shape[1:]))
-    return np.take_along_axis(values, best, axis=0)[0]
+    """`values` (choices, ops, *designs) of the `best` choice (ops, *designs)."""
+    values = np.broadcast_to(values, (len(values), *best.shape)).reshape(-1)  # one index is quicker than one an axis
+    return values[best * best.size + np.arange(best.size).reshape(best.shape)]

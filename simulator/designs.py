@@ -39,6 +39,11 @@ class Block:
     batch: int | None = None
 
     @property
+    def size(self) -> int:
+        """How many designs it has."""
+        return math.prod(np.broadcast_shapes(*(np.shape(number) for number in self.numbers)))
+
+    @property
     def ids(self) -> np.ndarray:
         """Numbers of the designs, flat, in the order in which the simulator returns them."""
         return np.asarray(sum(self.numbers)).reshape(-1)

@@ -99,10 +99,12 @@ class Kept:
             self._merge()
 
     def _merge(self) -> None:
+        if len(self._waiting) == 1 and not len(self._table):
+            self._table = self._waiting.pop()  # reduced already
         if self._waiting:
             joined = Table.joined([self._table, *self._waiting])
             self._table = joined if self.keep.kind == "all" else self.keep.reduced(joined)
-            self._waiting, self._rows = [], 0
+        self._waiting, self._rows = [], 0
 
     def table(self) -> Table:
         """What is kept so far: all by number, the best first, or the front by its first metric."""

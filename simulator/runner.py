@@ -46,8 +46,9 @@ def run(
     if executor is not None and not isinstance(executor, Executor):
         raise DesignSpaceError(f"executor must be a concurrent.futures.Executor, got {type(executor).__name__}")
     _keep_freed_memory()
-    workers = os.cpu_count() or 1
-    own = ThreadPoolExecutor(workers) if executor is None else None
+    numbers, workers, own = list(numbers), os.cpu_count() or 1, None
+    if executor is None:
+        own = ThreadPoolExecutor(workers) if len(numbers) > 1 else _Here()
     loop = _Loop(task, arguments, own or executor, on_done)
     try:
         return loop.run(numbers, 2 * workers if own else IN_FLIGHT)
@@ -66,8 +67,25 @@ def _keep_freed_memory() -> None:
     np.empty(_FREED, np.uint8)
 
 
+class _Here:
+    """Runs a task at once in the thread that asks: one alone is not worth another."""
+
+    def submit(self, task, *arguments) -> Future:
+        from concurrent.futures import Future
+
+        future = Future()
+        try:
+            future.set_result(task(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, cancel_futures: bool) -> None:
+        pass
+
+
 class _Loop:
-    def __init__(self, task, arguments, executor: Executor, on_done):
+    def __init__(self, task, arguments, executor: Executor | _Here, on_done):
         self.task, self.arguments, self.executor, self.on_done = task, arguments, executor, on_done
         self.pending: dict[Future, int] = {}
         self.tries: dict[int, int] = {}

@@ -225,6 +225,11 @@ def test_ctrl_c_keeps_what_is_done_and_the_sweep_goes_on(trace, blocked, small_c
     assert again["latency"].tolist() == resumed["latency"].tolist()
 
 
+def test_ctrl_c_in_the_only_chunk_keeps_nothing_and_says_so(trace, blocked):
+    stopped = sweep(trace, blocked, metrics=[stopping(0, KeyboardInterrupt())], **AXES)
+    assert (stopped.complete, len(stopped), stopped.evaluated, stopped.space.chunks) == (False, 0, 0, 1)
+
+
 @pytest.mark.parametrize("keep", ["best", "pareto"])
 def test_a_resumed_sweep_keeps_the_same_rows(trace, blocked, small_chunks, tmp_path, keep):
     place = tmp_path / "sweep.npz"
