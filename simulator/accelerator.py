@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from simulator.boxes import compact
 from simulator.silicon import Silicon, of_shape
 from workloads.trace import ELEMENT_BYTES, nearest
 
@@ -386,17 +387,17 @@ class Accelerator:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape of the design space: () for one design."""
-        return np.broadcast_shapes(*(np.shape(v) for v in self.fields.values()))
+        return np.broadcast_shapes(*(v.shape for v in self.fields.values() if isinstance(v, np.ndarray)))
 
     @cached_property
-    def flat_fields(self) -> dict[str, object]:
-        """`fields` with every array broadcast and flattened to (designs,)."""
-        return {
-            path: np.ascontiguousarray(np.broadcast_to(value, self.shape).reshape(-1))
-            if isinstance(value, np.ndarray)
-            else value
-            for path, value in self.fields.items()
-        }
+    def _without_units(self) -> dict[str, str]:
+        """Full paths by what is left without a unit, the first of equals."""
+        found = {}
+        for full in self.fields:
+            for suffix in UNIT_SUFFIXES:
+                if full.endswith(suffix):
+                    found.setdefault(full.removesuffix(suffix), full)
+        return found
 
     @property
     def designs(self) -> int:
@@ -410,10 +411,8 @@ class Accelerator:
         """
         if path in self.fields:
             return path
-        for full in self.fields:
-            for suffix in UNIT_SUFFIXES:
-                if full.endswith(suffix) and full.removesuffix(suffix) == path:
-                    return full
+        if path in self._without_units:
+            return self._without_units[path]
         tables = ("matrix.macs_per_cycle", *(("in_memory.macs_per_s",) if self.in_memory is not None else ()))
         if path.rpartition(".")[0] in tables and path.rsplit(".", 1)[1] in ELEMENT_BYTES:
             return path  # an element type the chip did not have
@@ -448,6 +447,18 @@ class Accelerator:
                 updated[section] = _replaced(updated.get(section, getattr(self, section)), values, self.name, section)
         return dataclasses.replace(self, memory=memory, **updated, **meta)
 
+    def candidates(self, path: str, values):
+        """Values of the numeric field `path`, named in full, as the accelerator would hold them: floats, read-only.
+
+        Raises `AcceleratorError` where one is out of the field's range."""
+        section, _, leaf = path.rpartition(".")
+        name = leaf
+        if section == "matrix.macs_per_cycle":
+            section, name, values = "matrix", "macs_per_cycle", {leaf: values}
+        kind = MemoryLevel if section.startswith("memory.") else SECTIONS[section]
+        found = _checked_value(values, kind.__dataclass_fields__[name].metadata, f"{self.name}: {section}.{name}")
+        return found if name == leaf else found[leaf]
+
     def grid(self, axes: Mapping[str, Sequence]) -> Accelerator:
         """A design space: every combination of the values of `axes`, of shape (len(axis 0), len(axis 1), ...).
 
@@ -459,8 +470,8 @@ class Accelerator:
         for path in full.keys() & own.keys():
             raise AcceleratorError(f"{self.name}: {path} already has an axis of {own[path].size} candidates")
         new = (1,) * len(full)
-        arrays = {path: np.broadcast_to(value, self.shape).reshape(self.shape + new) for path, value in own.items()}
-        crossed = np.meshgrid(*full.values(), indexing="ij")
+        arrays = {path: value.reshape(value.shape + new) for path, value in own.items()}
+        crossed = np.meshgrid(*full.values(), indexing="ij", copy=False)  # views that repeat one array an axis
         arrays |= {path: a.reshape((1,) * len(self.shape) + a.shape) for path, a in zip(full, crossed, strict=True)}
         return self.replace(arrays)
 
@@ -891,14 +902,14 @@ def _checked_number(value, rule: Mapping, place: str):
         array = np.empty(0)
     if array.dtype.kind not in "iuf" or array.size == 0:
         raise AcceleratorError(f"{place} must be a number or an array of numbers, got {value!r}")
-    array = array.astype(float)
+    shape, array = array.shape, compact(array).astype(float)
     for wrong, message in _broken(array if array.ndim else float(array), rule):
-        if np.any(wrong):
+        if wrong if isinstance(wrong, bool) else wrong.any():
             raise AcceleratorError(f"{place} {message}, got {array[wrong].flat[0]:g}")
     if array.ndim == 0:
         return float(array)
     array.setflags(write=False)
-    return array
+    return np.broadcast_to(array, shape) if shape != array.shape else array
 
 
 def _broken(value, rule: Mapping):

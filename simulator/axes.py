@@ -96,7 +96,7 @@ def axis_of(accelerator: Accelerator, name: str, values, what: str) -> Axis:
             wrong = column[(column < 1) | (column != np.floor(column))][0]
             raise DesignSpaceError(f"{where} must be whole numbers of 1 or more, got {wrong:g}")
     else:
-        column = accelerator.replace({path: column}).fields[path]  # within the field's range
+        column = accelerator.candidates(path, column)
     return Axis(path, column, BATCH if name == BATCH else "number", continuous)
 
 

@@ -83,8 +83,8 @@ def predict(accelerator: Accelerator, measurements, call_s: Mapping[str, float] 
     result = simulate(measurements.trace, accelerator)
     if len(result.trace) != len(measurements.trace):
         raise CalibrationError(f"{accelerator.name}: measurements are of rows as they are, and this chip fuses them")
-    time = np.add.reduceat(result.output["time"] * measurements.trace.repeats[:, None], measurements.first, axis=0)
-    time = np.broadcast_to(time, (len(measurements), accelerator.designs)).T
+    time = np.moveaxis(result.time_s, -1, 0).reshape(len(measurements.trace), -1)
+    time = np.add.reduceat(time * measurements.trace.repeats[:, None], measurements.first, axis=0).T
     calls = np.array([(call_s or {}).get(name, 0.0) for name in measurements.harness.tolist()])
     return (time + calls).reshape(*accelerator.shape, len(measurements))
 

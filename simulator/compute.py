@@ -1,7 +1,8 @@
 """Time of the compute units: matrix products in tiles and waves, vector work, transcendentals.
 
-Bare arrays in and out. Op quantities have shape (ops, 1), design quantities () or (designs,); they broadcast to
-(ops, designs), designs innermost because there are many. The choice of tiling is one more axis in front.
+Bare arrays in and out. Op quantities have shape (ops, 1, ...), design quantities () or that of the designs, as many
+axes as there are ones; they broadcast to (ops, *designs), designs innermost because there are many. The choice of
+tiling is one more axis in front.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PARTIAL_BYTES = 4.0
 
 
 class Product(NamedTuple):
-    """What a product costs with the best tiling; each of shape (ops, designs)."""
+    """What a product costs with the best tiling; each of shape (ops, *designs)."""
 
     matrix_s: np.ndarray  # multiplying, whole waves of padded tiles
     feed_s: np.ndarray  # waiting for operands or weight tiles, the same waves
@@ -94,18 +95,19 @@ def output_stationary(
     latency hiding, Volkov, Understanding Latency Hiding on GPUs, UC Berkeley EECS-2016-143.
     """
     single = (batch == 1) | is_attention
-    block_m, block_n = _blocks(tile_m, tile_n, thin_tile)
-    split = np.tile(SPLITS, len(BLOCKINGS))[:, None, None]
+    block_m, block_n = _blocks(tile_m, tile_n, thin_tile, np.ndim(m))
+    split = _choices(np.tile(SPLITS, len(BLOCKINGS)), np.ndim(m))
     side = np.minimum(block_m, block_n)
     barred = (split > 1) & ~((split <= max_split) & single)
     barred = barred | (~single & (side < np.minimum(batched_tile, side.max(axis=0))))
-    if np.size(clock_hz) + np.size(count) + np.size(macs_per_cycle) > MANY and barred.shape[2] == 1:
+    if np.size(clock_hz) + np.size(count) + np.size(macs_per_cycle) > MANY:
         sizes = np.broadcast_arrays(batch, m, n, k, a_element_bytes, b_element_bytes, tile_k)
-        worthwhile = _worthwhile(np.hstack(sizes).tobytes(), np.stack([block_m, block_n, split])[..., 0].tobytes(),
-                                 np.broadcast_to(barred, (len(split), len(m), 1)).tobytes())  # fmt: skip
-        products = np.arange(len(m))
-        barred = np.broadcast_to(barred, (len(split), len(m), 1))[worthwhile, products]
-        block_m, block_n, split = (v[worthwhile, 0] for v in (block_m, block_n, split))
+        if sizes[0].size == len(m) and barred[0].size <= len(m):  # the same choices for all designs
+            barred = np.broadcast_to(barred, (len(split), *m.shape))
+            choices = [np.broadcast_to(v, split.shape) for v in (block_m, block_n, split)]
+            kept = _worthwhile(*(np.stack(arrays).tobytes() for arrays in (sizes, choices)), barred.tobytes())
+            barred = barred[kept, np.arange(len(m))]
+            block_m, block_n, split = (v[kept, 0] for v in choices)
     rows, columns = np.ceil(m / block_m), np.ceil(n / block_n)
     depth = np.ceil(k / (tile_k * split)) * tile_k * useful
     blocks = batch * rows * columns * split
@@ -128,14 +130,14 @@ def output_stationary(
         whole = np.where(is_attention, np.maximum(waves, 1.0), whole)
     matrix_s = whole * block_s
     feed_s = np.maximum(whole * fed_s, np.ceil(waves * (1.0 / resident)) * wait_s)
-    if np.any(split_cycles):
+    if np.ndim(split_cycles) or split_cycles:
         summing_s = (split > 1) * (split_cycles * cycle_s)
         matrix_s, feed_s = matrix_s + summing_s, feed_s + summing_s
 
     closed = barred | ((split > 1) & (waves > SPLIT_BLOCKS))
     judged = np.maximum(np.maximum(matrix_s, feed_s), shared * (1.0 / shared_bytes_per_s))
     judged = np.where(closed, np.inf, judged)
-    best = judged.argmin(axis=0)[None]
+    best = judged.argmin(axis=0)
     return Product(
         matrix_s=_pick(matrix_s, best),
         feed_s=_pick(feed_s, best),
@@ -153,7 +155,7 @@ def _worthwhile(sizes: bytes, choices: bytes, barred: bytes) -> np.ndarray:
     ones, and moves no more: it is then at least as quick whatever the rates, no less frugal, and preferred of equals.
     Products that keep fewer repeat their first. Exact: what is left out would not have been taken.
     """
-    batch, m, n, k, a_size, b_size, tile_k = np.frombuffer(sizes).reshape(-1, 7).T[..., None]
+    batch, m, n, k, a_size, b_size, tile_k = np.frombuffer(sizes).reshape(7, -1, 1)
     block_m, block_n, split = np.frombuffer(choices).reshape(3, -1)
     shut = np.frombuffer(barred, bool).reshape(len(split), -1).T  # (products, choices)
     rows, columns = np.ceil(m / block_m), np.ceil(n / block_n)
@@ -179,9 +181,14 @@ def _worthwhile(sizes: bytes, choices: bytes, barred: bytes) -> np.ndarray:
     return np.array([np.append(row, np.repeat(row[:1], most - len(row))) for row in kept]).T
 
 
-def _blocks(tile_m, tile_n, thin_tile):
-    """Rows and columns of the block of every choice, each split of it in turn, (choices, 1, 1 or designs)."""
-    rows, columns = np.repeat(BLOCKINGS, len(SPLITS), axis=0).T[:, :, None, None]
+def _choices(values, rank: int):
+    """Values of the choices of a tiling before `rank` axes of ops and designs, (choices, 1, ...)."""
+    return values.reshape(-1, *[1] * rank)
+
+
+def _blocks(tile_m, tile_n, thin_tile, rank: int):
+    """Rows and columns of the block of every choice, each split of it in turn, (choices, 1, *designs)."""
+    rows, columns = (_choices(side, rank) for side in np.repeat(BLOCKINGS, len(SPLITS), axis=0).T)
     return np.where(rows == 0, thin_tile, rows * tile_m), np.where(columns == 0, thin_tile, columns * tile_n)
 
 
@@ -218,7 +225,7 @@ def weight_stationary(
 
     Ref.: Jouppi et al., In-Datacenter Performance Analysis of a Tensor Processing Unit, ISCA 2017, section 2.
     """
-    split = ROW_SPLITS[:, None, None]
+    split = _choices(ROW_SPLITS, np.ndim(m))
     passes = batch * np.ceil(k / tile_k) * np.ceil(n / tile_n) * split
     rows = np.ceil(m / (tile_m * split)) * tile_m * useful
     cycles = rows * (tile_k * tile_n / (macs_per_cycle * sustained))
@@ -227,7 +234,7 @@ def weight_stationary(
     fill = tile_k + tile_n + prologue_cycles
     shared = a_bytes * np.ceil(n / tile_n) + b_bytes * split + other_bytes
     judged = (np.ceil(waves) * np.maximum(cycles, feed) + fill) / clock_hz
-    best = np.maximum(judged, shared / shared_bytes_per_s).argmin(axis=0)[None]
+    best = np.maximum(judged, shared / shared_bytes_per_s).argmin(axis=0)
     whole = np.ceil(_pick(waves, best))
     return Product(
         matrix_s=(whole * _pick(cycles, best) + fill) / clock_hz,
@@ -249,10 +256,6 @@ def unit_time_s(operations, per_second, sustained):
 
 
 def _pick(values, best):
-    """`values` (choices, ops, designs or 1) of the `best` choice (1, ops, designs)."""
-    if values.shape[1] != best.shape[1]:  # the same for all ops
-        values = np.broadcast_to(values, (len(values), best.shape[1], values.shape[2]))
-    ops = np.arange(best.shape[1])[:, None]
-    if values.shape[2] == 1:  # the same for all designs
-        return values[best[0], ops, 0]
-    return values[best[0], ops, np.arange(best.shape[2])]
+    """`values` (choices, ops, *designs) of the `best` choice (ops, *designs)."""
+    values = np.broadcast_to(values, (len(values), *best.shape)).reshape(-1)  # one index is quicker than one an axis
+    return values[best * best.size + np.arange(best.size).reshape(best.shape)]

@@ -1,7 +1,7 @@
 """Energy of a simulated trace: counts of work times the unit energies of the silicon.
 
-Shapes as in `simulate`: axis 0 is the op, axis 1 the design (1 where designs do not differ). Totals are summed op by
-op, first to last, so that a design does not depend on its neighbours.
+Shapes as in `simulate`: axis 0 is the op, the others those of the designs (of one value where nothing varies). Totals
+are summed op by op, first to last, so that a design does not depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -17,46 +17,45 @@ def energy_by_use_j(trace, output: Mapping[str, np.ndarray], accelerator) -> dic
     """Energy of the whole network by what uses it: matrix, vector, special, each memory level, link, in_memory, static.
 
     A multiply-accumulate costs the same in memory as on the chip (`matrix`); `in_memory` is what its banks deliver.
-    Each (designs,) or (1,). Static power runs for the latency of the network.
+    Each broadcasts to the shape of the designs. Static power runs for the latency of the network.
     """
     silicon, runs = accelerator.silicon, trace.runs.astype(float)
     used = {"matrix": 0.0}
     for dtype in _dtypes(trace):
         rows = trace.is_product & (trace.dtype == dtype)
         macs = float(runs[rows] @ trace.matrix_flops[rows]) / 2.0
-        used["matrix"] = used["matrix"] + macs * _flat(silicon.mac_j(dtype), accelerator)
-    used["vector"] = float(runs @ trace.vector_flops) * _flat(silicon.vector_flop_j, accelerator)
-    used["special"] = float(runs @ trace.special_ops) * _flat(silicon.special_j, accelerator)
+        used["matrix"] = used["matrix"] + macs * silicon.mac_j(dtype)
+    used["vector"] = float(runs @ trace.vector_flops) * silicon.vector_flop_j
+    used["special"] = float(runs @ trace.special_ops) * silicon.special_j
     for level, j_per_byte in silicon.level_j_per_byte.items():
-        moved = recurrence.summed(output[f"bytes:{level}"] * runs[:, None])
-        used[level] = moved * _flat(j_per_byte, accelerator)
+        moved = output[f"bytes:{level}"]
+        used[level] = recurrence.summed(moved * _column(runs, moved.ndim - 1)) * j_per_byte
     if accelerator.link is not None:
-        used["link"] = float(runs @ _sent_bytes(trace)) * _flat(silicon.link_j_per_byte, accelerator)
+        used["link"] = float(runs @ _sent_bytes(trace)) * silicon.link_j_per_byte
     if accelerator.in_memory is not None:
-        read = recurrence.summed(output["inside_bytes"] * runs[:, None])
-        used["in_memory"] = read * _flat(silicon.in_memory_j_per_byte, accelerator)
-    used["static"] = output["latency"][0] * _flat(silicon.static_power_w, accelerator)
-    return {name: np.atleast_1d(value) for name, value in used.items()}
+        read = output["inside_bytes"]
+        used["in_memory"] = recurrence.summed(read * _column(runs, read.ndim - 1)) * silicon.in_memory_j_per_byte
+    used["static"] = output["latency"][0] * silicon.static_power_w
+    return used
 
 
 def energy_by_op_j(trace, output: Mapping[str, np.ndarray], accelerator) -> np.ndarray:
-    """Energy of all runs of each op, static energy shared out by the time they take. (ops, designs or 1)"""
-    silicon = accelerator.silicon
-    each = _column(trace.vector_flops) * _flat(silicon.vector_flop_j, accelerator)
-    each = each + _column(trace.special_ops) * _flat(silicon.special_j, accelerator)
+    """Energy of all runs of each op, static energy shared out by the time they take. (ops, *designs)"""
+    silicon, rank = accelerator.silicon, output["time"].ndim - 1
+    each = _column(trace.vector_flops, rank) * silicon.vector_flop_j
+    each = each + _column(trace.special_ops, rank) * silicon.special_j
     for dtype in _dtypes(trace):
         macs = np.where(trace.is_product & (trace.dtype == dtype), trace.matrix_flops, 0) / 2.0
-        each = each + _column(macs) * _flat(silicon.mac_j(dtype), accelerator)
+        each = each + _column(macs, rank) * silicon.mac_j(dtype)
     for level, j_per_byte in silicon.level_j_per_byte.items():
-        each = each + output[f"bytes:{level}"] * _flat(j_per_byte, accelerator)
+        each = each + output[f"bytes:{level}"] * j_per_byte
     if accelerator.link is not None:
-        each = each + _column(_sent_bytes(trace)) * _flat(silicon.link_j_per_byte, accelerator)
+        each = each + _column(_sent_bytes(trace), rank) * silicon.link_j_per_byte
     if accelerator.in_memory is not None:
-        each = each + output["inside_bytes"] * _flat(silicon.in_memory_j_per_byte, accelerator)
-    runs = _column(trace.runs)
-    static_w = _flat(silicon.static_power_w, accelerator)
+        each = each + output["inside_bytes"] * silicon.in_memory_j_per_byte
+    runs = _column(trace.runs, rank)
     share = output["time"] * runs / output["serial"]
-    return each * runs + static_w * output["latency"] * share
+    return each * runs + silicon.static_power_w * output["latency"] * share
 
 
 def _dtypes(trace) -> list[str]:
@@ -68,12 +67,6 @@ def _sent_bytes(trace) -> np.ndarray:
     return np.where(trace.kind == "collective", trace.input_bytes, 0)
 
 
-def _column(values) -> np.ndarray:
-    return np.asarray(values, float)[:, None]
-
-
-def _flat(value, accelerator):
-    """A unit energy as (designs,), or a number where designs do not differ."""
-    if np.ndim(value) == 0:
-        return float(value)
-    return np.broadcast_to(value, accelerator.shape).reshape(-1)
+def _column(values, rank: int) -> np.ndarray:
+    """Values of ops before `rank` axes of designs, (ops, 1, ...)."""
+    return np.asarray(values, float).reshape(-1, *[1] * rank)

@@ -6,7 +6,6 @@ computes it once. What a design is follows from its number alone.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import math
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,6 @@ from workloads.trace import nearest
 SAMPLERS = ("random", "sobol")
 #: Designs of a sample drawn at once. Fixed, so that a sample does not depend on the network.
 SAMPLE_DESIGNS = 4096
-#: Designs of a chunk that outweigh what every call of the simulator costs.
-ENOUGH = 2048
 #: Numbers of designs are 64-bit.
 MOST_DESIGNS = 2**62
 
@@ -40,6 +37,11 @@ class Block:
     changes: Mapping[str, object]
     numbers: tuple[np.ndarray, ...]
     batch: int | None = None
+
+    @property
+    def size(self) -> int:
+        """How many designs it has."""
+        return math.prod(np.broadcast_shapes(*(np.shape(number) for number in self.numbers)))
 
     @property
     def ids(self) -> np.ndarray:
@@ -69,14 +71,15 @@ def space(accelerator: Accelerator, block: Block) -> Accelerator:
     levels = {level: sections.pop(f"memory.{level}", given) for level, given in accelerator.memory.items()}
     for name, section in {**sections, "memory": levels}.items():
         object.__setattr__(chip, name, section)
+    object.__setattr__(chip, "fields", {**accelerator.fields, **block.changes})  # as they would be collected
     return chip
 
 
 def _bare(frozen):
     """A copy of a frozen dataclass with its fields alone, nothing that was computed from them."""
     copied = object.__new__(type(frozen))
-    for item in dataclasses.fields(frozen):
-        object.__setattr__(copied, item.name, getattr(frozen, item.name))
+    for name in type(frozen).__dataclass_fields__:
+        object.__setattr__(copied, name, getattr(frozen, name))
     return copied
 
 
@@ -130,8 +133,6 @@ class Grid:
         _, axes = self._order
         tail = 1
         for position in range(len(axes) - 1, -1, -1):
-            if tail >= ENOUGH and self._cost(axes[position]) < self._cost(axes[position + 1]):
-                return position, 1  # enough designs among which the costly fields are scalars
             if tail * len(axes[position]) > self.chunk_designs:
                 return position, max(1, self.chunk_designs // tail)
             tail *= len(axes[position])

@@ -22,7 +22,7 @@ def of_chip(limits: Sequence[Limit]) -> tuple[Limit, ...]:
 
 def chip_columns(accelerator: Accelerator, block: Block, columns: Sequence[Measure]) -> dict[str, np.ndarray]:
     """Columns of the chip alone for the designs of a block, (designs,), in the order of `block.ids`."""
-    designs, count = space(accelerator, block), max(1, block.ids.size)
+    designs, count = space(accelerator, block), block.size
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # what is not a number is refused by name
         return {c.name: np.broadcast_to(c.metric.without_simulation(designs), (count,)) for c in columns}
 

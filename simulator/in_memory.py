@@ -41,12 +41,12 @@ def crossing_s(bytes_crossing, other_bytes, level_bytes_per_s, transfer_bytes_pe
 
 
 def fits(stored_bytes, rows, capacity_bytes):
-    """Which matrices the memory of the units holds, those of the thinnest products first. (ops, designs or 1) bool
+    """Which matrices the memory of the units holds, those of the thinnest products first. (ops, *designs) bool
 
-    `stored_bytes` and `rows` are (ops, 1). The order does not depend on the machine, so that more of anything never
-    takes the room of a matrix that had it.
+    `stored_bytes` and `rows` are (ops, 1, ...). The order does not depend on the machine, so that more of anything
+    never takes the room of a matrix that had it.
     """
-    order = np.argsort(rows[:, 0], kind="stable")
+    order = np.argsort(rows.reshape(-1), kind="stable")
     held = np.empty_like(stored_bytes)
     held[order] = np.cumsum(stored_bytes[order], axis=0)
     return held <= capacity_bytes

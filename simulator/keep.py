@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulator.metrics import DesignSpaceError
-from simulator.pareto import pareto_front
+from simulator.pareto import candidates, pareto_front
 
 KEEPS = ("all", "best", "pareto")
 #: Rows that wait, at least, before they are reduced together.
@@ -37,6 +37,9 @@ class Table:
     @classmethod
     def joined(cls, tables: Sequence[Table]) -> Table:
         """The rows of several tables, one after another."""
+        tables = [table for table in tables if len(table)] or tables[:1]
+        if len(tables) == 1:
+            return tables[0]
         ids = np.concatenate([table.ids for table in tables])
         return cls(ids, {n: np.concatenate([t.columns[n] for t in tables]) for n in tables[0].columns})
 
@@ -64,7 +67,8 @@ class Keep:
                 table = table.rows(inside)
         if not len(table) or self.kind == "all":
             return table
-        values = [table.columns[name] * sign for name, sign in zip(self.by, self.signs, strict=True)]
+        columns = [table.columns[name] for name in self.by]
+        values = [column if sign > 0 else -column for column, sign in zip(columns, self.signs, strict=True)]
         if self.kind == "best":
             value = values[0]
             if len(value) > self.limit:  # a partial sort first: most rows are far from the best
@@ -72,9 +76,9 @@ class Keep:
                 table, value = table.rows(nearly), value[nearly]
             order = np.lexsort((table.ids, value))
             return table.rows(order[_first_of_each(table.ids[order])][: self.limit])
-        ordered = np.argsort(table.ids, kind="stable")
-        points = np.column_stack(values)[ordered]
-        return table.rows(ordered[pareto_front(points)])
+        near = candidates(values)
+        near = near[np.argsort(table.ids[near], kind="stable")]
+        return table.rows(near[pareto_front(np.column_stack([value[near] for value in values]))])
 
 
 class Kept:
@@ -95,10 +99,12 @@ class Kept:
             self._merge()
 
     def _merge(self) -> None:
+        if len(self._waiting) == 1 and not len(self._table):
+            self._table = self._waiting.pop()  # reduced already
         if self._waiting:
             joined = Table.joined([self._table, *self._waiting])
             self._table = joined if self.keep.kind == "all" else self.keep.reduced(joined)
-            self._waiting, self._rows = [], 0
+        self._waiting, self._rows = [], 0
 
     def table(self) -> Table:
         """What is kept so far: all by number, the best first, or the front by its first metric."""

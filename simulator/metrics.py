@@ -111,9 +111,10 @@ def _flat(values, shape: tuple[int, ...], name: str, of: str) -> np.ndarray:
 
 def _dram_bytes(result: Result):
     level = list(result.accelerator.memory)[-1]
-    moved = result.output[f"bytes:{level}"] * np.asarray(result.trace.runs, float)[:, None]
-    values = summed(moved)  # not a product with a matrix, whose rounding depends on the neighbours
-    return values.reshape(result.shape) if len(values) > 1 else values[0]
+    moved = result.output[f"bytes:{level}"]
+    runs = np.asarray(result.trace.runs, float).reshape(-1, *[1] * (moved.ndim - 1))
+    values = summed(moved * runs)  # not a product with a matrix, whose rounding depends on the neighbours
+    return values if result.shape else values[0]
 
 
 def _price_per_million_tokens(result: Result):

@@ -133,8 +133,7 @@ def measured(
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # what is not a number is refused by name
         run = totals if all(column.metric.whole_network for column in columns) else simulate
         results = {name: (run(trace, designs), weight) for name, trace, weight in parts}
-        count = max(1, block.ids.size)
-        return {column.name: np.broadcast_to(column.of(results), (count,)) for column in columns}
+        return {column.name: np.broadcast_to(column.of(results), (block.size,)) for column in columns}
 
 
 def longest(networks: Mix, batches: Sequence[int | None]) -> int:

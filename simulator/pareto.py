@@ -10,9 +10,11 @@ from simulator.metrics import DIRECTIONS, DesignSpaceError
 from workloads.trace import nearest
 
 #: Points compared each with each at the bottom of the recursion in three dimensions.
-_FEW = 64
-#: Points that prune the others before the exact search.
-_PIVOTS = 32
+_FEW = 128
+#: Points drawn to find good ones, which rule most others out before the exact search.
+_DRAWN = 128
+#: They lie at multiples of the golden ratio: even, but in step with no axis of a grid.
+_GOLDEN = 0.6180339887498949
 
 
 def pareto_front(points, better: Sequence[str] | str = "less") -> np.ndarray:
@@ -28,14 +30,43 @@ def pareto_front(points, better: Sequence[str] | str = "less") -> np.ndarray:
     values = _signed(points, better)
     if not len(values):
         return np.empty(0, np.intp)
-    order = np.lexsort(values.T[::-1])  # by the first, then the second; stable, so the first of equals leads
-    ordered = values[order]
-    distinct = np.concatenate([[True], (np.diff(ordered, axis=0) != 0).any(axis=1)])
-    order, ordered = order[distinct], ordered[distinct]
-    if values.shape[1] == 2:
-        return order[_falls(ordered[:, 1])]
-    kept = _not_below_pivots(ordered)
-    return order[kept[_staircases(ordered[kept])]]
+    order = candidates(list(values.T))
+    values = values[order]
+    ranks = np.lexsort(values.T[::-1])  # by the first, then the second; stable, so the first of equals leads
+    order, values = order[ranks], values[ranks]
+    distinct = np.concatenate([[True], (np.diff(values, axis=0) != 0).any(axis=1)])
+    order, values = order[distinct], values[distinct]
+    return order[_falls(values[:, 1]) if values.shape[1] == 2 else _staircases(values)]
+
+
+def candidates(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Indexes, in order, of the points that may be on the front: less those that one of a few good points beats.
+
+    `columns`: the metrics, of which less is better, each (n,). Good points are those on the front of a few drawn, the
+    ones that beat most of these first.
+    """
+    count = len(columns[0])
+    alive = np.arange(count)
+    if count <= 2 * _DRAWN:
+        return alive
+    places = (np.arange(_DRAWN) * _GOLDEN % 1.0 * count).astype(np.intp)
+    drawn = np.stack([column[places] for column in columns])
+    beats = _beats(drawn[:, :, None], drawn[:, None])  # [i, j]: i beats j
+    wins = beats.sum(axis=1)
+    good = np.flatnonzero(~beats.any(axis=0) & (wins > 0))
+    for pivot in good[np.argsort(-wins[good], kind="stable")]:
+        kept = np.flatnonzero(~_beats(drawn[:, pivot], columns))
+        if len(kept) < len(alive):
+            alive, columns = alive[kept], [column[kept] for column in columns]
+    return alive
+
+
+def _beats(point, others):
+    """Whether `point` is at least as good as each of the `others` in every metric, and better in one."""
+    no_worse, better = True, False
+    for mine, theirs in zip(point, others, strict=True):
+        no_worse, better = no_worse & (mine <= theirs), better | (mine < theirs)
+    return no_worse & better
 
 
 def knee(points, better: Sequence[str] | str = "less") -> int:
@@ -79,21 +110,6 @@ def _falls(values: np.ndarray) -> np.ndarray:
     """Where a value is below every one before it."""
     before = np.minimum.accumulate(values)
     return np.concatenate([[True], values[1:] < before[:-1]])
-
-
-def _not_below_pivots(points: np.ndarray) -> np.ndarray:
-    """Indexes of the points that a few good ones do not beat; of distinct points."""
-    alive = np.arange(len(points))
-    if len(points) <= _FEW:
-        return alive
-    ranks = np.empty_like(points)
-    for column in range(3):  # ranks, so that no metric's scale counts
-        ranks[np.argsort(points[:, column], kind="stable"), column] = np.arange(len(points))
-    score = ranks.sum(axis=1)
-    for pivot in np.argpartition(score, _PIVOTS)[:_PIVOTS]:
-        beaten = (points[alive] >= points[pivot]).all(axis=1) & (alive != pivot)
-        alive = alive[~beaten]
-    return alive
 
 
 def _staircases(points: np.ndarray) -> np.ndarray:

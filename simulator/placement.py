@@ -24,23 +24,28 @@ BOUND = "in_memory"
 
 @dataclass(frozen=True)
 class Cost:
-    """What ops take, of one placement or of the best: arrays (ops, designs or 1) by name.
+    """What ops take, of one placement or of the best: arrays (ops, *designs) by name.
 
-    `used`: time each op keeps each resource from others, None where nothing overlaps. `inside`: which run in memory;
-    `read`: bytes they read there.
+    `work_s`: time of one run less its fixed costs, which are the bound `latency`. `used`: time each op keeps each
+    resource from others, None where nothing overlaps. `inside`: which run in memory; `read`: bytes they read there.
     """
 
     traffic: Mapping[str, np.ndarray]
     bounds: Mapping[str, np.ndarray]
-    time: np.ndarray
+    work_s: np.ndarray
     used: Mapping[str, np.ndarray] | None
     inside: np.ndarray | bool = False
     read: np.ndarray | float = 0.0
 
+    @property
+    def time(self) -> np.ndarray:
+        """Time of one run."""
+        return self.work_s + self.bounds["latency"]
+
 
 @dataclass(frozen=True)
 class Work:
-    """What a trace asks of a memory that computes: float columns (ops, 1), and the element type of each row."""
+    """What a trace asks of a memory that computes: float columns (ops, 1, ...), and the element type of each row."""
 
     has_weights: np.ndarray  # bool: a product with stored weights that may run in memory
     has_cache: np.ndarray  # bool: likewise with cached keys and values
@@ -55,8 +60,9 @@ class Work:
 
 
 @functools.lru_cache(maxsize=64)
-def work(trace: Trace) -> Work:
-    """What of `trace` a memory could compute."""
+def work(trace: Trace, rank: int) -> Work:
+    """What of `trace` a memory could compute, for designs of `rank` axes."""
+    _column = functools.partial(_before, rank=rank)
     count = {c: _column(trace.columns[c]) for c in ("batch", "m", "n", "k", "repeats", "serial_steps", "weight_sets")}
     batch, m, n, k = (count[c] for c in ("batch", "m", "n", "k"))
     weights, cache = _column(trace.weight_bytes), _column(trace.cache_bytes)
@@ -84,18 +90,19 @@ def work(trace: Trace) -> Work:
     )
 
 
-def best(trace: Trace, plan, f: dict, chip: Accelerator, host: Cost, streams: np.ndarray, off_chip: list[str]) -> Cost:
+def best(plan, f: dict, chip: Accelerator, host: Cost, streams: np.ndarray, off_chip: list[str]) -> Cost:
     """The placement of every op that takes least time, and what it costs.
 
-    `f`: flat fields of the designs; `streams`: bytes of activations and state that each row moves at the level that
-    computes, (ops, designs or 1); `off_chip`: bounds beyond the shared level. An op runs in memory where it takes
+    `f`: fields of the designs; `streams`: bytes of activations and state that each row moves at the level that
+    computes, (ops, *designs); `off_chip`: bounds beyond the shared level. An op runs in memory where it takes
     less time there and its matrix has room. Where ops overlap, a dependency level whose time all that would
     lengthen (they would meet at the interface) stays on the host as a whole: no network is slower than without.
     """
-    work_ = work(trace)
+    rank = plan.repeats.ndim - 1
+    work_ = work(plan.trace, rank)
     there = _in_memory(work_, plan, f, chip, host, streams, off_chip)
     may = work_.has_weights | work_.has_cache if chip.in_memory.multiplies_cache else work_.has_weights
-    may = may & np.isin(work_.dtype, list(chip.in_memory.macs_per_s))[:, None]
+    may = may & (_before(np.isin(work_.dtype, list(chip.in_memory.macs_per_s)), rank) > 0)
     room = f["in_memory.capacity_bytes"]
     if room is None:
         room = f[f"memory.{chip.in_memory_level}.capacity_bytes"]
@@ -118,7 +125,7 @@ def _in_memory(work_: Work, plan, f: dict, chip: Accelerator, host: Cost, stream
     for nearer in levels[: levels.index(level)]:
         traffic[nearer] = once
     traffic[level] = crossing + streams
-    bounds = dict(host.bounds) | {"matrix": np.zeros((1, 1)), "feed": np.zeros((1, 1))}
+    bounds = dict(host.bounds) | dict.fromkeys(("matrix", "feed"), np.zeros_like(plan.repeats))
     for nearer in levels[: levels.index(level)]:
         bounds[nearer] = memory.memory_time_s(once, *_rate(f, nearer))
     rate, sustained = _rate(f, level)
@@ -130,19 +137,19 @@ def _in_memory(work_: Work, plan, f: dict, chip: Accelerator, host: Cost, stream
     used = None
     if host.used is not None:
         used = {name: bounds[name] for name in (*host.used, BOUND)}
-    return Cost(traffic, bounds, time_s(bounds, off_chip, f), used, True, read)
+    return Cost(traffic, bounds, work_s(bounds, off_chip, f), used, True, read)
 
 
-def time_s(bounds: Mapping[str, np.ndarray], off_chip: list[str], f: dict) -> np.ndarray:
-    """Time of one run: work on chip and transfers from beyond it overlap, fixed costs come on top."""
+def work_s(bounds: Mapping[str, np.ndarray], off_chip: list[str], f: dict) -> np.ndarray:
+    """Time of one run less its fixed costs: work on chip and transfers from beyond it overlap."""
     beyond = (*off_chip, BOUND)
     on_chip_s = _largest(bound for name, bound in bounds.items() if name not in (*beyond, "latency"))
     far = [bounds[name] for name in beyond if name in bounds]
-    return recurrence.overlapped_s(on_chip_s, _largest(far) if far else 0.0, f["abilities.overlap"]) + bounds["latency"]
+    return recurrence.overlapped_s(on_chip_s, _largest(far) if far else 0.0, f["abilities.overlap"])
 
 
 def _slows(plan, f: dict, host: Cost, placed: Cost) -> np.ndarray:
-    """Whether each row is of a dependency level that takes longer as placed than on the host. (ops, designs or 1)"""
+    """Whether each row is of a dependency level that takes longer as placed than on the host. (ops, *designs)"""
     order = plan.order
     level_s = [
         recurrence.levels_s(
@@ -157,31 +164,26 @@ def _slows(plan, f: dict, host: Cost, placed: Cost) -> np.ndarray:
     ]
     slower = level_s[0] > level_s[1]
     sizes = np.diff(np.append(plan.starts, plan.rows))
-    result = np.empty((plan.rows, slower.shape[-1]), bool)
+    result = np.empty((plan.rows, *slower.shape[1:]), bool)
     result[order] = np.repeat(slower, sizes, axis=0)
     return result
 
 
 def _chosen(inside: np.ndarray, there: Cost, host: Cost) -> Cost:
-    """What `inside` says of `there`, the rest of `host`, all (ops, designs or 1)."""
+    """What `inside` says of `there`, the rest of `host`, all (ops, *designs)."""
 
     def merged(inner: Mapping, outer: Mapping) -> dict:
-        zero = np.zeros((len(inside), 1))
         names = sorted(inner, key="latency".__eq__)  # the fixed costs last, as without a memory that computes
-        return {name: _whole(np.where(inside, inner[name], outer.get(name, zero)), inside) for name in names}
+        return {name: np.where(inside, inner[name], outer.get(name, 0.0)) for name in names}
 
     return Cost(
         traffic=merged(there.traffic, host.traffic),
         bounds=merged(there.bounds, host.bounds),
-        time=np.where(inside, there.time, host.time),
+        work_s=np.where(inside, there.work_s, host.work_s),
         used=None if host.used is None else merged(there.used, host.used),
         inside=inside,
         read=np.where(inside, there.read, 0.0),
     )
-
-
-def _whole(values: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(values, (len(inside), values.shape[-1]))
 
 
 def _rate(f: dict, level: str) -> tuple:
@@ -189,10 +191,10 @@ def _rate(f: dict, level: str) -> tuple:
 
 
 def _macs_per_s(work_: Work, f: dict) -> np.ndarray:
-    """Rate of each row's element type, 1 where the units lack it. (ops, designs or 1)"""
+    """Rate of each row's element type, 1 where the units lack it. (ops, *designs)"""
     known = {path.rsplit(".", 1)[1]: rate for path, rate in f.items() if path.startswith("in_memory.macs_per_s.")}
-    designs = max(np.size(rate) for rate in known.values())
-    rates = np.full((len(work_.dtype), designs), 1.0)
+    designs = np.broadcast_shapes(work_.rows.shape[1:], *map(np.shape, known.values()))
+    rates = np.full((len(work_.dtype), *designs), 1.0)
     for dtype, rate in known.items():
         rates[work_.dtype == dtype] = rate
     return rates
@@ -202,5 +204,6 @@ def _largest(times) -> np.ndarray:
     return functools.reduce(np.maximum, times)
 
 
-def _column(values) -> np.ndarray:
-    return np.asarray(values, float)[:, None]
+def _before(values, rank: int) -> np.ndarray:
+    """Values of ops before `rank` axes of designs, (ops, 1, ...)."""
+    return np.asarray(values, float).reshape(-1, *[1] * rank)

@@ -28,28 +28,32 @@ def fixed_s(serial_steps, launch_s, step_s, memory_latency_s, persistent, first_
 
 def overlapped_s(on_chip_s, off_chip_s, overlap):
     """Time of an op's work on chip and its transfers from beyond; `overlap` of the smaller hides. [s]"""
-    return np.maximum(on_chip_s, off_chip_s) + (1.0 - overlap) * np.minimum(on_chip_s, off_chip_s)
+    longer = np.maximum(on_chip_s, off_chip_s)
+    if np.ndim(overlap) == 0 and overlap == 1:
+        return longer
+    return longer + (1.0 - overlap) * np.minimum(on_chip_s, off_chip_s)
 
 
 def summed(values):
-    """Sum over axis 0, first to last. (ops, designs) -> (designs,)
+    """Sum over axis 0, first to last. (ops, *designs) -> designs
 
     numpy adds a single column pairwise and several columns row by row; a design must not depend on its neighbours.
     """
-    return np.cumsum(values, axis=0)[-1]
+    values = np.ascontiguousarray(values)
+    return np.add.reduce(values, axis=0) if values[0].size > 1 else np.cumsum(values, axis=0)[-1]
 
 
 def path_s(time_s, path_runs, starts):
     """Longest path: the slowest row of each dependency level, levels in series. [s]
 
-    `time_s` (ops, designs) sorted by level, `path_runs` (ops, 1) likewise, `starts` the first op of each level.
-    Returns (levels, designs).
+    `time_s` (ops, *designs) sorted by level, `path_runs` (ops, 1, ...) likewise, `starts` the first op of each level.
+    Returns (levels, *designs).
     """
     return np.maximum.reduceat(time_s * path_runs, starts, axis=0)
 
 
 def concurrent_s(time_s, busy_s, repeats, path_runs, starts, concurrent_ops):
-    """Time of the whole when independent runs overlap, dependency levels in series (`levels_s`). (designs,) [s]
+    """Time of the whole when independent runs overlap, dependency levels in series (`levels_s`). (*designs,) [s]
 
     Never below the longest path, never above the sum of all runs.
     """
@@ -57,11 +61,11 @@ def concurrent_s(time_s, busy_s, repeats, path_runs, starts, concurrent_ops):
 
 
 def levels_s(time_s, busy_s, repeats, path_runs, starts, concurrent_ops):
-    """Time of each dependency level when independent runs overlap. (levels, designs) [s]
+    """Time of each dependency level when independent runs overlap. (levels, *designs) [s]
 
     A level takes the largest of its longest path, the work it puts on each resource, and its runs packed
-    `concurrent_ops` at a time. `time_s` (ops, designs) and the `busy_s` of each resource (ops, designs or 1) are
-    those of one run, sorted by level; `concurrent_ops` is () or (designs,).
+    `concurrent_ops` at a time. `time_s` and the `busy_s` of each resource (ops, *designs) are those of one run, sorted
+    by level; `concurrent_ops` is () or of the shape of the designs.
     """
     level_s = path_s(time_s, path_runs, starts)
     for busy in busy_s:

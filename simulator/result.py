@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from simulator import consumption, energy, uncertainty
+from simulator import boxes, consumption, energy, uncertainty
 from simulator.accelerator import Accelerator, AcceleratorError
 from simulator.silicon import of_shape
 from simulator.unit_costs import costs
@@ -21,6 +21,7 @@ class Result:
 
     `trace` is what was executed: the trace given, or its fused form when the accelerator fuses. Times are seconds,
     one run of an op unless named total. Views broadcast over designs that do not differ; do not write to them.
+    `output` has them as (ops, *S), an axis of one value where nothing varies along it; totals as (1, *S).
     """
 
     trace: Trace
@@ -38,10 +39,9 @@ class Result:
         return self.accelerator.shape
 
     def _per_op(self, key: str) -> np.ndarray:
-        value = self.output[key].T  # kept with the designs innermost
-        if len(value) == 1:
-            return np.broadcast_to(value[0], (*self.shape, len(self.trace)))
-        return value.reshape(*self.shape, len(self.trace))
+        value = self.output[key]  # kept with the designs innermost; one design has an axis too
+        value = value.reshape(value.shape[: 1 + len(self.shape)])
+        return np.moveaxis(np.broadcast_to(value, (len(self.trace), *self.shape)), 0, -1)
 
     def _whole(self, key: str):
         return self._per_design(self.output[key][0])
@@ -286,10 +286,9 @@ class Result:
     @property
     def energy_by_op_j(self) -> np.ndarray:
         """Energy of all runs of each op; static energy is shared out by time. Sums to `energy_j`. S + (ops,)"""
-        value = consumption.energy_by_op_j(self.trace, self.output, self.accelerator).T
-        return np.broadcast_to(value.reshape(-1, len(self.trace)), (self.accelerator.designs, len(self.trace))).reshape(
-            *self.shape, len(self.trace)
-        )
+        value = consumption.energy_by_op_j(self.trace, self.output, self.accelerator)
+        value = value.reshape(value.shape[: 1 + len(self.shape)])
+        return np.moveaxis(np.broadcast_to(value, (len(self.trace), *self.shape)), 0, -1)
 
     @property
     def average_power_w(self):
@@ -348,10 +347,8 @@ class Result:
         return of_shape(1e6 * usd_per_s / self.tokens_per_s, self.shape)
 
     def _per_design(self, value: np.ndarray):
-        """(designs,) or (1,) as S."""
-        if not self.shape:
-            return float(value[0])
-        return np.broadcast_to(value, self.shape) if len(value) == 1 else value.reshape(self.shape)
+        """What broadcasts to the designs as S."""
+        return np.broadcast_to(value, self.shape) if self.shape else float(np.reshape(value, ()))
 
     # -- shares ------------------------------------------------------------------------------------
 
@@ -433,8 +430,10 @@ class Result:
         except (TypeError, ValueError):
             message = f"{self.accelerator.name}: no design {index} in a space of shape {self.shape}"
             raise AcceleratorError(message) from None
+        box = tuple(slice(i, i + 1) for i in map(int, np.unravel_index(flat, self.shape)))
         output = {
-            key: value if value.shape[-1] == 1 else value[:, flat : flat + 1] for key, value in self.output.items()
+            key: boxes.part(value, (slice(None), *box)).reshape(-1, 1) if box else value
+            for key, value in self.output.items()
         }
         accelerator = self.accelerator.design(index) if self.shape else self.accelerator
         return Result(self.trace, accelerator, output)

@@ -6,11 +6,15 @@ import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from simulator.metrics import DesignSpaceError
 
 if TYPE_CHECKING:  # imports logging and more, which one design does not need
     from concurrent.futures import Executor, Future
 
+#: Bytes of the block freed so that the C library keeps what arrays of a chunk give back: more than any of them.
+_FREED = 2**24
 #: Times a task is tried before its failure is the sweep's.
 TRIES = 4
 #: Tasks handed to an executor before the first comes back: enough to keep a small cluster busy, few enough to hold.
@@ -41,8 +45,10 @@ def run(
 
     if executor is not None and not isinstance(executor, Executor):
         raise DesignSpaceError(f"executor must be a concurrent.futures.Executor, got {type(executor).__name__}")
-    workers = os.cpu_count() or 1
-    own = ThreadPoolExecutor(workers) if executor is None else None
+    _keep_freed_memory()
+    numbers, workers, own = list(numbers), os.cpu_count() or 1, None
+    if executor is None:
+        own = ThreadPoolExecutor(workers) if len(numbers) > 1 else _Here()
     loop = _Loop(task, arguments, own or executor, on_done)
     try:
         return loop.run(numbers, 2 * workers if own else IN_FLIGHT)
@@ -51,8 +57,35 @@ def run(
             own.shutdown(cancel_futures=True)
 
 
+def _keep_freed_memory() -> None:
+    """Lets the arrays of one chunk lie where those of the last one did.
+
+    glibc gives blocks beyond a threshold back to the system when they are freed, and takes as new threshold the
+    largest it has seen freed (mallopt(3), M_MMAP_THRESHOLD); else every array of every chunk is new pages, which the
+    system fills with zeros first. No other C library minds.
+    """
+    np.empty(_FREED, np.uint8)
+
+
+class _Here:
+    """Runs a task at once in the thread that asks: one alone is not worth another."""
+
+    def submit(self, task, *arguments) -> Future:
+        from concurrent.futures import Future
+
+        future = Future()
+        try:
+            future.set_result(task(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, cancel_futures: bool) -> None:
+        pass
+
+
 class _Loop:
-    def __init__(self, task, arguments, executor: Executor, on_done):
+    def __init__(self, task, arguments, executor: Executor | _Here, on_done):
         self.task, self.arguments, self.executor, self.on_done = task, arguments, executor, on_done
         self.pending: dict[Future, int] = {}
         self.tries: dict[int, int] = {}

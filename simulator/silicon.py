@@ -8,6 +8,7 @@ spare units raise the area, and no credit is taken for the dies they save.
 
 from __future__ import annotations
 
+import functools
 from functools import cached_property
 
 import numpy as np
@@ -33,7 +34,7 @@ class Silicon:
     """
 
     def __init__(self, accelerator, bound: str = "value"):
-        self.accelerator = accelerator
+        self.accelerator, self.bound = accelerator, bound
         self.costs = costs(bound)
         self._usual = costs()
 
@@ -62,7 +63,9 @@ class Silicon:
         return float(self.costs[f"memory.{name}"][self.costs["memory.technologies"].index(self.technology[level])])
 
     def _by_node(self, path: str, nodes: str):
-        return energy.interpolated(self.node_nm, self.costs[nodes], self.costs[path])
+        if np.ndim(self.node_nm):
+            return energy.interpolated(self.node_nm, self.costs[nodes], self.costs[path])
+        return _at_node(self.node_nm, path, nodes, self.bound)
 
     @cached_property
     def _physical_share(self):
@@ -88,8 +91,10 @@ class Silicon:
         """Energy of one multiplication or addition of a type at the design's node. [J]"""
         kind = dtype if part == "multiply" else _accumulator(dtype)
         row = self.costs[f"{part}.types"].index(kind)
-        both = [self.costs[f"{part}.energy_{node}nm_j"][row] for node in (45, 7)]
-        return energy.interpolated(self.node_nm, [45.0, 7.0], both)
+        both = tuple(float(self.costs[f"{part}.energy_{node}nm_j"][row]) for node in (45, 7))
+        if np.ndim(self.node_nm):
+            return energy.interpolated(self.node_nm, (45.0, 7.0), both)
+        return _between_nodes(self.node_nm, both)
 
     @cached_property
     def _instruction_j(self):
@@ -159,7 +164,7 @@ class Silicon:
     @cached_property
     def _logic_scale(self):
         """Area of logic at the design's node over its area at 45 nm."""
-        at_45 = energy.interpolated(45.0, self._usual["logic.nm"], self._usual["logic.mm2_per_million_transistors"])
+        at_45 = _at_node(45.0, "logic.mm2_per_million_transistors", "logic.nm", "value")
         return self._by_node("logic.mm2_per_million_transistors", "logic.nm") / at_45
 
     def _mac_um2(self, dtype: str) -> float:
@@ -342,6 +347,18 @@ class Silicon:
     def price_usd(self):
         """Parts of one device: dies, memory, package. Not a list price: development and margin come on top. [USD]"""
         return self.die_price_usd + self.memory_price_usd + self.package_price_usd
+
+
+@functools.lru_cache
+def _at_node(node_nm: float, path: str, nodes: str, bound: str) -> float:
+    """A unit cost listed over nodes at one node: the same for every chunk of a sweep."""
+    return energy.interpolated(node_nm, costs(bound)[nodes], costs(bound)[path])
+
+
+@functools.lru_cache
+def _between_nodes(node_nm: float, both: tuple[float, float]) -> float:
+    """A unit cost known at 45 and 7 nm, at one node."""
+    return energy.interpolated(node_nm, (45.0, 7.0), both)
 
 
 def marginal_cost(accelerator, dtype: str) -> dict[str, dict[str, object]]:

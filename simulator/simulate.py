@@ -1,25 +1,26 @@
 """simulate(trace, accelerator) -> Result: composes the physics of compute, memory and recurrence.
 
-Axis 0 is the op, axis 1 the design: there are few ops and may be many designs. A design space is evaluated in
-chunks that stay in cache.
+Axis 0 is the op, the axes after it are those of the design space. An array has one value along an axis on which it does
+not depend: in a grid most of the work is on arrays far smaller than the grid. A space is evaluated in boxes that stay
+in cache.
 """
 
 from __future__ import annotations
 
-import functools
+import math
 import os
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from simulator import compute, memory, placement, recurrence
+from simulator import boxes, compute, memory, placement, recurrence
 from simulator.accelerator import Accelerator, AcceleratorError
+from simulator.plan import Plan, plan_of
 from simulator.result import Result
 from workloads.trace import Trace, TraceError, element_bytes
 
-#: Elements of the largest temporary array of a chunk: half a megabyte, which the caches hold.
-CHUNK_ELEMENTS = 65_536
+#: Elements of the largest temporary array of a box of designs: a megabyte, which the caches hold.
+CHUNK_ELEMENTS = 2**17
 
 
 def simulate(trace: Trace, accelerator: Accelerator) -> Result:
@@ -51,307 +52,68 @@ def _evaluated(trace: Trace, accelerator: Accelerator, whole: bool) -> Result:
     if not isinstance(accelerator, Accelerator):
         raise AcceleratorError(f"simulate: an Accelerator is expected, got {type(accelerator).__name__}")
     executed = trace.fused if accelerator.abilities.fuses_elementwise else trace
-    plan = _plan(executed)
+    plan = plan_of(executed, max(1, len(accelerator.shape)))
     _refuse_unsupported(executed, plan.dtypes, accelerator)
+    fields = _fields(accelerator)
 
-    designs, fields = accelerator.designs, accelerator.flat_fields
-    space = _Space(plan, accelerator)
-    shared = space.products_once()
-    size = space.chunk_designs if shared is None else max(2, CHUNK_ELEMENTS // len(executed))
-    chunks = [slice(start, min(start + size, designs)) for start in range(0, designs, size)]
+    def cost(box: boxes.Box | None = None) -> dict[str, np.ndarray]:
+        return _cost(plan, fields if box is None else _part(fields, box), accelerator, whole)
 
-    def cost(chunk: slice) -> dict[str, np.ndarray]:
-        product = None if shared is None else shared.of(chunk)
-        return _cost(plan, _part(fields, chunk) if designs > 1 else fields, accelerator, product, whole)
-
-    output = cost(chunks[0])
-    if len(chunks) > 1:
-        output = _gathered(cost, chunks, output, os.cpu_count() if whole else 1)
+    cut = _boxes(plan, fields, accelerator, whole)
+    output = cost() if len(cut) == 1 else boxes.gathered(cost, accelerator.shape, cut, os.cpu_count() if whole else 1)
     return Result(trace=executed, accelerator=accelerator, output=output)
 
 
-def _part(fields: dict, chunk: slice) -> dict:
-    """Flat fields of the designs of a chunk."""
-    return {path: value[chunk] if isinstance(value, np.ndarray) else value for path, value in fields.items()}
+def _fields(accelerator: Accelerator) -> dict[str, object]:
+    """Fields by path: arrays with all the axes of the designs, of one value where the field does not vary along one."""
+    fields, rank = dict(accelerator.fields), len(accelerator.shape)
+    for path, value in fields.items():
+        if isinstance(value, np.ndarray):
+            value = boxes.compact(value)
+            fields[path] = value.reshape((1,) * (rank - value.ndim) + value.shape)
+    return fields
 
 
-def _gathered(cost, chunks: list[slice], first: dict[str, np.ndarray], workers: int) -> dict[str, np.ndarray]:
-    """The arrays of all chunks side by side; what no design changes is kept once. numpy lets two threads overlap."""
-    designs = chunks[-1].stop
-    output = {
-        key: np.empty((*value.shape[:-1], designs), value.dtype) if value.shape[-1] > 1 else value
-        for key, value in first.items()
-    }
-
-    def fill(chunk: slice, part: dict[str, np.ndarray]) -> None:
-        for key, value in part.items():
-            if output[key].shape[-1] > 1:
-                output[key][:, chunk] = value
-
-    fill(chunks[0], first)
-    if workers == 1:
-        for chunk in chunks[1:]:
-            fill(chunk, cost(chunk))
-        return output
-    from concurrent.futures import ThreadPoolExecutor  # imports logging and more, which one design does not need
-
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        list(pool.map(lambda chunk: fill(chunk, cost(chunk)), chunks[1:]))
-    return output
+def _part(fields: dict, box: boxes.Box) -> dict:
+    """Fields of the designs of a box."""
+    return {path: boxes.part(value, box) if isinstance(value, np.ndarray) else value for path, value in fields.items()}
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """Costs of the products where many designs share them: of each kind, and which kind each design is."""
+def _boxes(plan: Plan, fields: dict, accelerator: Accelerator, whole: bool) -> list[boxes.Box]:
+    """Boxes of designs whose arrays stay in cache.
 
-    products: compute.Product
-    kind: np.ndarray | None  # (designs,); None: all designs alike
-
-    def of(self, chunk: slice) -> compute.Product:
-        if self.kind is None:
-            return self.products
-        kinds = self.kind[chunk]
-        return compute.Product(*(v if v is None or v.shape[-1] == 1 else v[:, kinds] for v in self.products))
-
-
-class _Space:
-    """How the designs of an accelerator differ in what the products see: the choice of tiling is most of the work."""
-
-    def __init__(self, plan: _Plan, accelerator: Accelerator):
-        self.plan, self.accelerator = plan, accelerator
-        tilings = len(compute.BLOCKINGS) if _is_blocked(accelerator) else 1
-        widest = max(tilings * len(compute.SPLITS) * len(plan.products.m), plan.rows)
-        self.chunk_designs = max(2, CHUNK_ELEMENTS // widest)
-
-    def products_once(self) -> _Shared | None:
-        """The products of each kind of design, or None where no two designs need share them.
-
-        Designs are of one kind where no field that the products see differs; in a grid that follows from its axes.
-        """
-        chip = self.accelerator
-        if chip.designs == 1:
-            return None
-        seen = {path: value for path, value in chip.fields.items() if _is_seen(path, chip)}
-        arrays = [value for value in seen.values() if isinstance(value, np.ndarray)]
-        rank = len(chip.shape)
-        sizes = [max((np.shape(v)[d - rank] for v in arrays if np.ndim(v) >= rank - d), default=1) for d in range(rank)]
-        kinds = int(np.prod(sizes))
-        if kinds == chip.designs:
-            return None
-        flat = {
-            path: np.broadcast_to(value, sizes).reshape(-1) if isinstance(value, np.ndarray) else value
-            for path, value in seen.items()
-        }
-        parts = [
-            _products(self.plan, _part(flat, slice(start, start + self.chunk_designs)), chip)
-            for start in range(0, kinds, self.chunk_designs)
-        ]
-        if kinds == 1:
-            return _Shared(parts[0], None)
-        widths = [min(self.chunk_designs, kinds - start) for start in range(0, kinds, self.chunk_designs)]
-        whole = compute.Product(*(_beside(values, widths) for values in zip(*parts, strict=True)))
-        kind = np.broadcast_to(np.arange(kinds).reshape(sizes), chip.shape).reshape(-1)
-        return _Shared(whole, kind)
-
-
-def _beside(parts: tuple[np.ndarray, ...], widths: list[int]) -> np.ndarray:
-    """Arrays (products, designs or 1) of several runs of designs as one; None stays None."""
-    if parts[0] is None:
-        return None
-    if all(part.shape[-1] == 1 for part in parts) and len(parts) == 1:
-        return parts[0]
-    return np.hstack([np.broadcast_to(part, (len(part), width)) for part, width in zip(parts, widths, strict=True)])
-
-
-def _is_seen(path: str, accelerator: Accelerator) -> bool:
-    """Whether the cost of a product depends on a field: the matrix units, and memory up to what they share."""
-    if path.startswith("matrix.") or path == "abilities.concurrent_ops":
-        return True
+    The choice of tiling is most of the work and is made once for designs that the products cannot tell apart; so the
+    boxes are cut first along the axes which the products see.
+    """
+    shape = accelerator.shape
+    if accelerator.designs == 1:
+        return [(slice(None),) * len(shape)]
     levels = list(accelerator.memory)
-    nearest = levels[: _shared_level(accelerator) + 1]
-    return any(path.startswith(f"memory.{level}.") for level in nearest)
+    nearest = [f"memory.{level}." for level in levels[: _shared_level(accelerator) + 1]]
+    fixed = ("latency.", "package.", "silicon.", f"memory.{levels[-1]}.latency_s")
+    by_product, by_op = set(), set()  # axes along which arrays of products vary, and arrays of ops
+    for path, value in fields.items():
+        if isinstance(value, np.ndarray):
+            along = [axis for axis, size in enumerate(value.shape) if size > 1]
+            if path.startswith(("matrix.", "abilities.", *nearest)):
+                by_product.update(along)
+            if whole or not plan.is_chain or accelerator.in_memory is not None or not path.startswith(fixed):
+                by_op.update(along)
+    tilings = len(compute.BLOCKINGS) * len(compute.SPLITS) if _is_blocked(accelerator) else len(compute.ROW_SPLITS)
+    tilings *= len(plan.products.m)
+
+    def elements(widths: list[int]) -> int:
+        of_products = tilings * math.prod(widths[axis] for axis in by_product)
+        of_ops = plan.rows * math.prod(widths[axis] for axis in by_op)
+        return max(of_products, of_ops, math.prod(widths))
+
+    order = [*sorted(by_product), *sorted(by_op - by_product), *range(len(shape))]
+    return boxes.cut(shape, list(dict.fromkeys(order)), elements, CHUNK_ELEMENTS)
 
 
 def _shared_level(accelerator: Accelerator) -> int:
     """Number of the nearest memory level that the whole chip shares."""
     return next(i for i, level in enumerate(accelerator.memory.values()) if level.scope == "chip")
-
-
-def _products(plan: _Plan, f: dict, accelerator: Accelerator) -> compute.Product:
-    """The products alone, from the fields they see."""
-    padding = _padding_bytes(plan, f, accelerator)
-    shared = _shared_level(accelerator)
-    missing = _missing_shares(plan, f, accelerator, padding, shared)
-    return _product(plan, f, accelerator, list(accelerator.memory)[shared], missing[shared].weights, padding)
-
-
-@dataclass(frozen=True)
-class _Products:
-    """The distinct products of a trace: float columns of shape (products, 1)."""
-
-    batch: np.ndarray
-    m: np.ndarray
-    n: np.ndarray
-    k: np.ndarray
-    useful: np.ndarray
-    is_attention: np.ndarray
-    weight_bytes: np.ndarray
-    a_bytes: np.ndarray
-    b_bytes: np.ndarray  # of an operand that is not weights
-    other_bytes: np.ndarray
-    a_element_bytes: np.ndarray
-    b_element_bytes: np.ndarray
-    uses: np.ndarray  # steps of the recurrence that read the same weights
-    dtype: np.ndarray  # index into dtypes
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What of a trace the cost needs, hardware aside: float columns of shape (ops, 1)."""
-
-    trace: Trace
-    rows: int
-    dtypes: tuple[str, ...]
-    products: _Products
-    is_product: np.ndarray
-    which_product: np.ndarray  # for the product rows, index into products
-    row_of_product: np.ndarray  # for each product, a row that runs it
-    is_collective: np.ndarray
-    vector_flops: np.ndarray
-    special_ops: np.ndarray
-    weight_bytes: np.ndarray
-    stream_bytes: np.ndarray  # activations in and out of one run
-    state_bytes: np.ndarray
-    cache_bytes: np.ndarray
-    sent_bytes: np.ndarray  # over the link
-    held_bytes: np.ndarray  # activations that compete for on-chip memory with this row's
-    saved_bytes: np.ndarray
-    serial_steps: np.ndarray
-    uses: np.ndarray  # steps of a recurrence that read the same weights
-    is_scan: np.ndarray  # all steps in one kernel that carries the state and holds its weights
-    repeats: np.ndarray
-    path_runs: np.ndarray
-    loop: np.ndarray  # index of the recurrence, -1 outside
-    loop_weight_bytes: np.ndarray  # by recurrence: weight sets used in turn before one is used again
-    loop_state_bytes: np.ndarray
-    order: np.ndarray  # rows sorted by dependency level
-    starts: np.ndarray  # first row of each level in that order
-    is_chain: bool  # every row waits for the one before and nothing overlaps
-
-
-@functools.lru_cache(maxsize=64)
-def _plan(trace: Trace) -> _Plan:
-    count = {c: _column(trace.columns[c]) for c in ("batch", "m", "n", "k", "repeats", "path_runs", "serial_steps")}
-    role = {c: _column(trace.columns[f"{c}_bytes"]) for c in ("weight", "input", "output", "state", "cache", "saved")}
-    is_scan = _fused_scans(trace)
-    loop, loops = _recurrences(trace, is_scan)
-    alive = count["repeats"] / count["path_runs"]  # instances that alternate step by step
-    # steps that go through the layers of a stack, one after another, read a weight set for each of them in turn
-    sets = np.maximum(1.0, _column(trace.weight_sets) * count["serial_steps"] / count["repeats"])
-    uses = count["serial_steps"] / sets
-    of_loop = loop == np.arange(loops)  # (ops, recurrences)
-    stream = role["input"] + role["output"]
-    # activations kept for a backward pass compete for the same memory until it reads them
-    kept = trace.footprint()["saved"]
-    order = np.argsort(trace.level, kind="stable")
-    levels = trace.level[order]
-    dtypes = tuple(dict.fromkeys(trace.dtype[trace.is_product].tolist()))
-    products, which, first = _distinct_products(trace, count | {"uses": uses}, role, loop, dtypes)
-    return _Plan(
-        trace=trace,
-        rows=len(trace),
-        dtypes=dtypes,
-        products=products,
-        is_product=trace.is_product,
-        which_product=which,
-        row_of_product=np.flatnonzero(trace.is_product)[first],
-        is_collective=_column(trace.kind == "collective"),
-        vector_flops=_column(trace.vector_flops),
-        special_ops=_column(trace.special_ops),
-        weight_bytes=role["weight"] / np.where(is_scan, count["serial_steps"], 1.0),
-        stream_bytes=stream,
-        state_bytes=role["state"],
-        cache_bytes=role["cache"],
-        sent_bytes=_column(np.where(trace.kind == "collective", trace.input_bytes, 0)),
-        held_bytes=np.maximum(stream * count["serial_steps"], kept),
-        saved_bytes=np.minimum(role["saved"], stream) if trace.trains else np.zeros_like(stream),
-        serial_steps=count["serial_steps"],
-        uses=uses,
-        is_scan=is_scan,
-        repeats=count["repeats"],
-        path_runs=count["path_runs"],
-        loop=loop[:, 0],
-        loop_weight_bytes=_column((role["weight"] * alive * sets * of_loop).sum(axis=0)),
-        loop_state_bytes=_column((role["state"] * alive * of_loop).sum(axis=0)),
-        order=order,
-        starts=np.flatnonzero(np.diff(levels, prepend=levels[0] - 1)),
-        is_chain=bool((np.diff(levels) > 0).all() and (trace.path_runs == trace.repeats).all()),
-    )
-
-
-def _column(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values, float)[:, None]
-
-
-def _fused_scans(trace: Trace) -> np.ndarray:
-    """Rows of kind "scan" that alternate with no other row: one kernel runs all their steps. (ops, 1) bool"""
-    keys = list(zip(trace.layer.tolist(), trace.phase.tolist(), trace.serial_steps.tolist(), strict=True))
-    alone = np.array([keys.count(key) == 1 for key in keys])
-    return (alone & (trace.kind == "scan") & (trace.serial_steps > 1))[:, None]
-
-
-def _recurrences(trace: Trace, is_scan: np.ndarray) -> tuple[np.ndarray, int]:
-    """For each row the number of its recurrence, -1 outside one, (ops, 1); and how many there are.
-
-    Rows of one layer and phase with the same number of serial steps alternate step by step. A single step is a
-    recurrence too where it has state, lest two steps be quicker; the moments of an optimiser are not such state. A
-    fused scan is none: it keeps weights in its kernel, whatever the memory does.
-    """
-    keys = zip(trace.layer.tolist(), trace.phase.tolist(), trace.serial_steps.tolist(), strict=True)
-    within = (trace.serial_steps > 1) | ((trace.state_bytes > 0) & (trace.phase != "update"))
-    within &= ~is_scan[:, 0]
-    numbers: dict[tuple, int] = {}
-    loop = [numbers.setdefault(key, len(numbers)) if part else -1 for key, part in zip(keys, within, strict=True)]
-    return np.array(loop)[:, None], len(numbers)
-
-
-def _distinct_products(
-    trace: Trace, count: dict, role: dict, loop: np.ndarray, dtypes: tuple[str, ...]
-) -> tuple[_Products, np.ndarray, np.ndarray]:
-    """The distinct products, for each product row which of them it is, and for each of them its first product row."""
-    rows = trace.is_product
-    a_element = _column([element_bytes(d) for d in trace.activation_dtype.tolist()])
-    weighted = role["weight"] > 0
-    b_element = np.where(weighted, _column([element_bytes(d) for d in trace.weight_dtype.tolist()]), a_element)
-    batch, m, n, k = (count[c] for c in ("batch", "m", "n", "k"))
-    a = batch * m * k * a_element
-    attention = _column(trace.kind == "attention")
-    a = np.where(attention > 0, batch * m * n / 2 * a_element, a)  # the queries
-    a = np.where(_column(trace.kind == "convolution"), np.minimum(a, role["input"]), a)  # not unfolded in memory
-    b = np.where(weighted, 0.0, batch * k * n * b_element)
-    other = np.maximum(0.0, sum(role[c] for c in ("input", "output", "state", "cache")) - a - b)
-    useful = _column(trace.matrix_flops) / np.where(rows[:, None], 2.0 * batch * m * n * k, 1.0)
-    dtype = _column([dtypes.index(d) if d in dtypes else -1 for d in trace.dtype.tolist()])
-    columns = [batch, m, n, k, useful, attention, role["weight"], a, b, other, a_element, b_element]
-    columns += [count["uses"], dtype]
-    # rows of recurrences that hold different amounts are different products: more or less of their weights is kept
-    table = np.hstack([*columns, _alike(trace, loop)])[rows]
-    table, first, which = np.unique(table, axis=0, return_index=True, return_inverse=True)
-    columns = [np.ascontiguousarray(c)[:, None] for c in table.T[: len(columns)]]
-    return _Products(*columns[:-1], columns[-1][:, 0].astype(int)), which.reshape(-1), first
-
-
-def _alike(trace: Trace, loop: np.ndarray) -> np.ndarray:
-    """`loop` with the same number for recurrences whose rows are the same, (ops, 1)."""
-    columns = ("batch", "m", "n", "k", "weight_bytes", "state_bytes", "repeats", "path_runs", "weight_sets")
-    rows = list(zip(*(trace.columns[name].tolist() for name in (*columns, "weight_dtype")), strict=True))
-    members: dict[int, list] = {-1: []}
-    for number, row in zip(loop[:, 0].tolist(), rows, strict=True):
-        if number >= 0:
-            members.setdefault(number, []).append(row)
-    first: dict[tuple, int] = {}
-    same = {number: first.setdefault(tuple(sorted(held)), number) for number, held in members.items() if number >= 0}
-    return np.array([same.get(number, -1) for number in loop[:, 0].tolist()])[:, None]
 
 
 def _refuse_unsupported(trace: Trace, dtypes: tuple[str, ...], accelerator: Accelerator) -> None:
@@ -380,32 +142,36 @@ def _is_blocked(accelerator: Accelerator) -> bool:
     return accelerator.matrix.dataflow == "output-stationary"
 
 
-def _cost(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Product | None, whole: bool) -> dict:
-    """All arrays of one chunk of designs: per op (ops, designs or 1), totals (1, designs or 1).
+def _cost(plan: Plan, f: dict, accelerator: Accelerator, whole: bool) -> dict:
+    """All arrays of one box of designs: per op (ops, *designs), totals (1, *designs), each axis of one value where
+    nothing varies along it.
 
-    `product`: where the cost of the products is known already. `whole`: also what only a reader of single ops needs.
+    `whole`: also what only a reader of single ops needs.
     """
     levels, shared = list(accelerator.memory), _shared_level(accelerator)
     padding = _padding_bytes(plan, f, accelerator)
     missing = _missing_shares(plan, f, accelerator, padding)
-    if product is None:
-        product = _product(plan, f, accelerator, levels[shared], missing[shared].weights, padding)
+    product = _product(plan, f, accelerator, levels[shared], missing[shared].weights, padding)
     traffic = _traffic(plan, f, accelerator, shared, product, missing, padding)
     bounds = _bounds(plan, f, accelerator, product, traffic)
 
     off_chip = [*levels[shared + 1 :], *(["link"] if accelerator.link is not None else [])]
-    time = placement.time_s(bounds, off_chip, f)
+    work_s = placement.work_s(bounds, off_chip, f)
     used = _used(plan, f, bounds, product, traffic, levels[shared]) if _overlaps(plan, f) else None
     placed = None
     if accelerator.in_memory is not None:
-        host = placement.Cost(traffic, bounds, time, used)
+        host = placement.Cost(traffic, bounds, work_s, used)
         streams = _streams(plan, missing[levels.index(accelerator.in_memory_level)])
-        placed = placement.best(plan.trace, plan, f, accelerator, host, streams, off_chip)
-        traffic, bounds, time, used = placed.traffic, placed.bounds, placed.time, placed.used
+        placed = placement.best(plan, f, accelerator, host, streams, off_chip)
+        traffic, bounds, work_s, used = placed.traffic, placed.bounds, placed.work_s, placed.used
+    # summed apart: what is fixed often varies along other axes, and then no array of both has an axis of ops
+    serial = recurrence.summed(work_s * plan.repeats) + recurrence.summed(bounds["latency"] * plan.repeats)
+    time = work_s + bounds["latency"] if whole or not plan.is_chain else None
 
     order, starts = plan.order, plan.starts
-    serial = recurrence.summed(time * plan.repeats)
-    path = recurrence.summed(recurrence.path_s(time[order], plan.path_runs[order], starts))
+    path = serial  # of a chain
+    if not plan.is_chain:
+        path = recurrence.summed(recurrence.path_s(time[order], plan.path_runs[order], starts))
     if used is None:
         latency = serial
     else:
@@ -424,15 +190,12 @@ def _cost(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Produ
         output |= {"inside": placed.inside, "inside_bytes": placed.read}
     if whole:
         output |= {f"bound:{name}": bound for name, bound in bounds.items()}
-        output |= {
-            "time": time,
-            "binding": _binding(bounds),
-            "resident": np.where(plan.is_scan, 1.0, 1.0 - missing[-1].weights),
-        }
+        kept = np.where(plan.is_scan, 1.0, 1.0 - missing[-1].weights)
+        output |= {"time": time, "binding": _binding(bounds), "resident": kept}
     return output
 
 
-def _used(plan: _Plan, f: dict, bounds: dict, product: compute.Product, traffic: dict, shared: str) -> dict:
+def _used(plan: Plan, f: dict, bounds: dict, product: compute.Product, traffic: dict, shared: str) -> dict:
     """Time each op keeps each resource from others that run beside it: the most frugal tiling, not the quickest."""
     used = {name: bound for name, bound in bounds.items() if name not in ("feed", "latency")}
     used["matrix"] = _spread(plan, product.busy_s)
@@ -440,19 +203,19 @@ def _used(plan: _Plan, f: dict, bounds: dict, product: compute.Product, traffic:
     return used
 
 
-def _streams(plan: _Plan, share: _Missing) -> np.ndarray:
+def _streams(plan: Plan, share: _Missing) -> np.ndarray:
     """Bytes of activations and state one run moves at a level of which the levels above miss `share`."""
     # what a backward pass will need is written whether or not it also stays
     return np.maximum(plan.stream_bytes * share.streams, plan.saved_bytes) + plan.state_bytes * share.state
 
 
-def _overlaps(plan: _Plan, f: dict) -> bool:
+def _overlaps(plan: Plan, f: dict) -> bool:
     """Whether any runs may overlap on any design."""
     at_once = f["abilities.concurrent_ops"]
     return not plan.is_chain and not (np.ndim(at_once) == 0 and at_once == 1)
 
 
-def _bounds(plan: _Plan, f: dict, accelerator: Accelerator, product: compute.Product, traffic: dict) -> dict:
+def _bounds(plan: Plan, f: dict, accelerator: Accelerator, product: compute.Product, traffic: dict) -> dict:
     """Time of one run on each resource alone; the first of equals binds."""
     vector_rate = f["vector.count"] * f["vector.clock_hz"]
     sustained = f["vector.sustained"]
@@ -488,10 +251,6 @@ def _level_s(f: dict, level: str, moved_bytes: np.ndarray) -> np.ndarray:
     return memory.memory_time_s(moved_bytes, f[f"{path}.bandwidth_bytes_per_s"], f[f"{path}.sustained"])
 
 
-def _largest(times) -> np.ndarray:
-    return functools.reduce(np.maximum, times)
-
-
 def _binding(bounds: dict) -> np.ndarray:
     """Index of the largest bound of each op, the first of equals."""
     values = list(bounds.values())
@@ -502,22 +261,22 @@ def _binding(bounds: dict) -> np.ndarray:
     return binding
 
 
-def _spread(plan: _Plan, values: np.ndarray) -> np.ndarray:
-    """Values of distinct products (products, designs) as a row for every op, zero where it is not a product."""
-    return _with_products(plan, np.zeros((plan.rows, 1)), values)
+def _spread(plan: Plan, values: np.ndarray) -> np.ndarray:
+    """Values of distinct products (products, *designs) as a row for every op, zero where it is not a product."""
+    return _with_products(plan, 0.0, values)
 
 
-def _with_products(plan: _Plan, values: np.ndarray, of_products: np.ndarray) -> np.ndarray:
-    """`values` (ops, designs or 1) with the product rows replaced."""
-    result = np.empty((plan.rows, max(values.shape[-1], of_products.shape[-1])))
-    result[:] = values
-    if plan.is_product.any():
-        result[plan.is_product] = of_products[plan.which_product]
+def _with_products(plan: Plan, values: np.ndarray | float, of_products: np.ndarray) -> np.ndarray:
+    """`values` (ops, *designs) with the product rows replaced."""
+    result = np.empty((plan.rows, *np.broadcast_shapes(np.shape(values)[1:], of_products.shape[1:])))
+    result[...] = values
+    if len(plan.product_rows):
+        result[plan.product_rows] = of_products[plan.which_product]
     return result
 
 
-def _padding_bytes(plan: _Plan, f: dict, accelerator: Accelerator) -> np.ndarray:
-    """Bytes by which each product's weights grow where whole tiles are stored. (products, designs or 1)"""
+def _padding_bytes(plan: Plan, f: dict, accelerator: Accelerator) -> np.ndarray:
+    """Bytes by which each product's weights grow where whole tiles are stored. (products, *designs)"""
     p = plan.products
     if not accelerator.matrix.stores_padded_tiles or _is_blocked(accelerator):
         return np.zeros_like(p.m)
@@ -526,7 +285,7 @@ def _padding_bytes(plan: _Plan, f: dict, accelerator: Accelerator) -> np.ndarray
 
 
 class _Missing(NamedTuple):
-    """Shares of what a row uses that the levels above one level cannot keep. (ops, designs or 1)"""
+    """Shares of what a row uses that the levels above one level cannot keep. (ops, *designs)"""
 
     weights: np.ndarray  # of a recurrence, from step to step; 1 outside one
     state: np.ndarray
@@ -534,18 +293,16 @@ class _Missing(NamedTuple):
 
 
 def _missing_shares(
-    plan: _Plan, f: dict, accelerator: Accelerator, padding: np.ndarray, last: int | None = None
+    plan: Plan, f: dict, accelerator: Accelerator, padding: np.ndarray, last: int | None = None
 ) -> list[_Missing]:
     """For each memory level (up to number `last`), what the levels above it cannot keep."""
-    everything = np.ones((plan.rows, 1))
+    everything = np.ones_like(plan.repeats)
     shares = [_Missing(everything, everything, everything)]
     loop_weights = plan.loop_weight_bytes
     if len(loop_weights) and accelerator.matrix.stores_padded_tiles:
-        alive = plan.repeats / plan.path_runs * plan.serial_steps / plan.uses
-        in_loop = plan.loop == np.arange(len(loop_weights))[:, None]
-        loop_weights = loop_weights + recurrence.summed(
-            (_spread(plan, padding) * alive)[:, None] * in_loop.T[:, :, None]
-        )
+        in_loop = (plan.loop[:, None] == np.arange(len(loop_weights))).reshape(plan.rows, *loop_weights.shape)
+        grown = _spread(plan, padding) * plan.alive
+        loop_weights = loop_weights + recurrence.summed(grown[:, None] * in_loop)
     for_weights = for_activations = 0.0
     together = False  # whether weights and state compete for the same level
     weights_in_parts = state_in_parts = True
@@ -568,9 +325,9 @@ def _missing_shares(
     return shares
 
 
-def _by_row(plan: _Plan, of_loop: np.ndarray) -> np.ndarray:
-    """Values of recurrences (recurrences, designs) as a row for every op, one outside a recurrence."""
-    return np.concatenate([of_loop, np.ones((1, of_loop.shape[-1]))])[plan.loop]
+def _by_row(plan: Plan, of_loop: np.ndarray) -> np.ndarray:
+    """Values of recurrences (recurrences, *designs) as a row for every op, one outside a recurrence."""
+    return np.concatenate([of_loop, np.ones((1, *of_loop.shape[1:]))])[plan.loop]
 
 
 _BLOCKED_FIELDS = [
@@ -586,11 +343,11 @@ _BLOCKED_FIELDS = [
 ]
 
 
-def _product(plan: _Plan, f: dict, accelerator: Accelerator, shared: str, weight_missing, padding) -> compute.Product:
+def _product(plan: Plan, f: dict, accelerator: Accelerator, shared: str, weight_missing, padding) -> compute.Product:
     """Cost of the distinct products on the matrix units."""
     p = plan.products
     if not len(p.m):
-        nothing = np.zeros((0, 1))
+        nothing = np.zeros_like(p.m)
         return compute.Product(*[nothing] * len(compute.Product._fields))
     # what a private level keeps is not fetched again from the shared one
     weights = memory.recurrent_bytes(p.weight_bytes + padding, weight_missing[plan.row_of_product], p.uses)
@@ -608,7 +365,7 @@ def _product(plan: _Plan, f: dict, accelerator: Accelerator, shared: str, weight
         "frugal": _overlaps(plan, f),
         "b_bytes": weights + p.b_bytes,
         "other_bytes": p.other_bytes,
-        "macs_per_cycle": _by_dtype([f[f"matrix.macs_per_cycle.{d}"] for d in plan.dtypes], p.dtype),
+        "macs_per_cycle": _by_dtype([f[f"matrix.macs_per_cycle.{d}"] for d in plan.dtypes], p.dtype, p.m.ndim - 1),
         "shared_bytes_per_s": f[f"memory.{shared}.bandwidth_bytes_per_s"] * f[f"memory.{shared}.sustained"],
     }
     if _is_blocked(accelerator):
@@ -620,13 +377,13 @@ def _product(plan: _Plan, f: dict, accelerator: Accelerator, shared: str, weight
     return compute.weight_stationary(**arguments)
 
 
-def _by_dtype(rates: list, index: np.ndarray) -> np.ndarray:
-    """The rate of each product's element type, (products, designs or 1)."""
-    designs = max(np.size(rate) for rate in rates)
-    return np.stack([np.broadcast_to(rate, (designs,)) for rate in rates])[index]
+def _by_dtype(rates: list, index: np.ndarray, rank: int) -> np.ndarray:
+    """The rate of each product's element type, (products, *designs), `rank` axes of designs."""
+    rates = np.stack(np.broadcast_arrays(*rates))
+    return rates.reshape(len(rates), *(rates.shape[1:] or (1,) * rank))[index]
 
 
-def _traffic(plan: _Plan, f: dict, accelerator: Accelerator, shared: int, product, missing: list, padding) -> dict:
+def _traffic(plan: Plan, f: dict, accelerator: Accelerator, shared: int, product, missing: list, padding) -> dict:
     """Bytes one run moves at each level: operands by tile up to the shared level, by what fits above it beyond."""
     p = plan.products
     b_bytes = p.weight_bytes + padding + p.b_bytes
@@ -644,9 +401,7 @@ def _traffic(plan: _Plan, f: dict, accelerator: Accelerator, shared: int, produc
         else:
             share = missing[position]
             moved = memory.recurrent_bytes(weights, share.weights, plan.uses)
-            # what a backward pass will need is written whether or not it also stays
-            moved = moved + np.maximum(plan.stream_bytes * share.streams, plan.saved_bytes)
-            moved = moved + plan.state_bytes * share.state + plan.cache_bytes
+            moved = moved + _streams(plan, share) + plan.cache_bytes
             above, size = (
                 f[f"memory.{levels[position - 1]}.capacity_bytes"],
                 np.maximum(p.a_element_bytes, p.b_element_bytes),

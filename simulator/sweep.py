@@ -7,6 +7,7 @@ on the others, so cores, processes and clusters give the same bits and a stopped
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,9 +30,10 @@ from workloads.trace import nearest
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-#: Designs of a chunk times rows of the trace: what one call of the simulator holds at once, some 10 MB.
-CHUNK_OPS = 2**16
-LEAST_CHUNK, MOST_CHUNK = 256, 2**14
+#: Designs of a chunk times rows of the trace: what one call of the simulator holds at once, some 10 MB. More in a grid,
+#: whose arrays are mostly smaller: what a call costs whatever its size should not count.
+CHUNK_OPS, GRID_OPS = 2**16, 2**20
+LEAST_CHUNK, MOST_CHUNK = 256, 2**16
 #: Chunks in one parquet file.
 CHUNKS_A_PART = 64
 
@@ -217,10 +219,9 @@ def _space(accelerator, networks: Mix, axes, designs, samples, sampler, seed):
     batches = batches_of(space.axes, networks, "sweep")
     if samples is not None:
         return space
-    size = int(np.clip(CHUNK_OPS // longest(networks, batches), LEAST_CHUNK, MOST_CHUNK))
-    if designs is not None:
-        return type(space)(space.axes, space.table, size)
-    return Grid(space.axes, size, space.farthest)
+    most = CHUNK_OPS if designs is not None else GRID_OPS
+    size = int(np.clip(most // longest(networks, batches), LEAST_CHUNK, MOST_CHUNK))
+    return dataclasses.replace(space, chunk_designs=size)
 
 
 def batches_of(axes, networks: Mix, what: str) -> list[int | None]:

@@ -257,6 +257,36 @@ def test_grid_spans_every_combination():
     assert chip.memory["dram"].bandwidth_bytes_per_s[:, 2].tolist() == [4e11, 4e11]
 
 
+def test_a_grid_keeps_one_array_an_axis():
+    """What the views repeat takes no memory, and copies of the chip do not fill it in."""
+    chip = toy().grid({"matrix.count": np.arange(1, 1001), "memory.dram.bandwidth": np.linspace(1e11, 4e11, 1000)})
+    for same in (chip, chip.replace({}), chip.grid({"latency.launch": [0.0, 1e-6]})):
+        for value in (same.matrix.count, same.memory["dram"].bandwidth_bytes_per_s):
+            assert 0 in value.strides
+            assert not value.flags.writeable
+
+
+def test_candidates_are_held_and_checked_as_the_field_is():
+    chip = toy()
+    for path, values in {
+        "matrix.count": [1, 2],
+        "memory.dram.bandwidth_bytes_per_s": [1e9],
+        "latency.launch_s": [0.0],
+    }.items():
+        assert np.array_equal(chip.candidates(path, np.array(values)), chip.replace({path: values}).fields[path])
+    assert chip.candidates("matrix.macs_per_cycle.fp16", np.array([8, 16])).tolist() == [8.0, 16.0]
+    for path, wrong in {
+        "matrix.count": [1.5],
+        "memory.dram.sustained": [0.5, 1.5],
+        "matrix.macs_per_cycle.fp16": [0.0],
+    }.items():
+        with pytest.raises(AcceleratorError) as quick:
+            chip.candidates(path, np.array(wrong))
+        with pytest.raises(AcceleratorError) as careful:
+            chip.replace({path: np.array(wrong)})
+        assert str(quick.value).removesuffix(".fp16") == str(careful.value).removesuffix(".fp16")
+
+
 def test_grid_of_nothing_is_the_chip():
     assert toy().grid({}).fields == toy().fields
 

@@ -23,7 +23,6 @@ SWEEP = sys.modules["simulator.sweep"]
 def small_chunks(monkeypatch):
     monkeypatch.setattr(SWEEP, "LEAST_CHUNK", 64)
     monkeypatch.setattr(SWEEP, "MOST_CHUNK", 64)
-    monkeypatch.setattr("simulator.designs.ENOUGH", 1e9)
 
 
 @pytest.fixture(scope="module")

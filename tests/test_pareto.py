@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simulator.metrics import DesignSpaceError
-from simulator.pareto import knee, pareto_front
+from simulator.pareto import candidates, knee, pareto_front
 
 
 def slow_front(points: np.ndarray) -> list[int]:
@@ -35,6 +35,18 @@ def test_front_of_points_none_of_which_beats_another(metrics):
     points /= np.linalg.norm(points, axis=1)[:, None]
     points = -np.abs(points)  # on a sphere, less is better
     assert sorted(pareto_front(points).tolist()) == slow_front(points)
+
+
+@pytest.mark.parametrize("metrics", [2, 3])
+def test_candidates_hold_the_front_and_leave_most_others_out(metrics):
+    """Equal points too: of each that is on the front the first stays."""
+    rng = np.random.default_rng(1)
+    for points in (rng.random((5000, metrics)), rng.integers(0, 9, (5000, metrics)).astype(float)):
+        kept = candidates(list(points.T))
+        assert (np.diff(kept) > 0).all()
+        assert set(pareto_front(points)) <= set(kept.tolist())
+        assert len(kept) < len(points) / 2
+        assert kept[pareto_front(points[kept])].tolist() == pareto_front(points).tolist()
 
 
 def test_directions_turn_a_metric_round():

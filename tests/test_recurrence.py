@@ -107,6 +107,25 @@ def test_a_lone_column_sums_as_it_does_among_others():
         np.testing.assert_allclose(together, values[:rows].sum(axis=0), rtol=1e-14)
 
 
+@pytest.mark.parametrize("shape", [(2,), (3,), (1, 2), (2, 1), (3, 1, 4), (1, 1), (5, 2, 1, 2)])
+def test_designs_of_any_shape_sum_as_one_does(shape):
+    """In program order, whatever the axes, and where an array repeats along one or is transposed."""
+    values = np.random.default_rng(0).random((41, *shape))
+    for rows in (1, 2, 7, 8, 9, 16, 17, 41):
+        for given in (
+            values[:rows],
+            np.asfortranarray(values[:rows]),
+            np.broadcast_to(values[:rows, ..., :1], values[:rows].shape),
+        ):
+            together = recurrence.summed(given)
+            assert together.shape == shape
+            for index in np.ndindex(shape):
+                total = 0.0
+                for value in given[(slice(None), *index)].tolist():
+                    total += value
+                assert together[index] == total
+
+
 # -- the longest path ------------------------------------------------------------------------------
 
 

@@ -603,6 +603,42 @@ def test_more_designs_than_a_chunk_holds(shape, trace, blocked):
     assert_designs_alone(result, trace, space, [tuple(map(int, np.unravel_index(i, shape))) for i in borders])
 
 
+@pytest.mark.parametrize("name", ["v100-sxm", "tpu-v4"])
+def test_boxes_of_a_grid_equal_the_whole(name, monkeypatch):
+    """Axes the products see, axes only the memory sees, an axis of launches; recurrences side by side too."""
+    chip = preset(name)
+    axes = {
+        "latency.launch": [0, 1e-6, 1e-5],
+        "memory.dram.bandwidth" if "dram" in chip.memory else f"memory.{list(chip.memory)[-1]}.bandwidth": [1e11, 1e12],
+        "matrix.count": [1, 7, 80],
+        f"memory.{list(chip.memory)[-2]}.capacity": [1e6, 1e8],
+        "matrix.clock": [1e9],
+    }
+    for bidirectional in (False, True):
+        network = lstm(2, 256, sequence_length=9, bidirectional=bidirectional, dtype=chip.dtypes[0])
+        whole = simulate(network, chip.grid(axes))
+        for most in (1, 500, 5000):
+            with monkeypatch.context() as patch:
+                patch.setattr(engine, "CHUNK_ELEMENTS", most)
+                parts, few = simulate(network, chip.grid(axes)), engine.totals(network, chip.grid(axes))
+            for key, values in whole.output.items():
+                np.testing.assert_array_equal(parts.output[key], values, key)
+                assert parts.output[key].shape == values.shape, key
+            for key, values in few.output.items():
+                np.testing.assert_array_equal(values, whole.output[key], key)
+
+
+def test_what_a_field_does_not_change_is_kept_once():
+    """Bytes beyond the shared memory depend on its capacity, not on clock, launch or bandwidth."""
+    chip = preset("a100-sxm-80gb")
+    axes = {"matrix.clock": [1e9, 2e9], "memory.l2.capacity": [1e6, 1e8, 1e9], "memory.dram.bandwidth": [1e11, 1e12]}
+    result = simulate(lstm(2, 256, sequence_length=9, dtype="fp16"), chip.grid(axes))
+    assert result.output["bytes:dram"].shape == (6, 1, 3, 1)
+    assert result.output["bound:dram"].shape == (6, 1, 3, 2)
+    assert result.output["bound:matrix"].shape == (6, 2, 1, 1)
+    assert result.traffic_bytes["dram"].shape == (2, 3, 2, 6)
+
+
 def test_a_grid_has_one_axis_a_field(trace, blocked):
     space = blocked.grid({"matrix.count": [1, 2, 4], "memory.dram.bandwidth": [1e9, 1e10]})
     result = simulate(trace, space)
@@ -689,6 +725,16 @@ def test_leaving_out_what_cannot_be_best_changes_nothing(name, monkeypatch):
         monkeypatch.undo()
         for key, values in every.output.items():
             np.testing.assert_array_equal(few.output[key], values, err_msg=key)
+
+
+def test_many_designs_may_differ_in_any_side_of_the_tile():
+    """Then no choice of tiling is left out beforehand, and each design is what it is alone."""
+    chip = preset("a100-sxm-80gb")
+    sides = np.tile([8.0, 16.0, 32.0], 40)
+    for path in ("matrix.tile_m", "matrix.tile_n", "matrix.tile_k"):
+        space = chip.replace({path: sides, "matrix.count": np.arange(1, 121)})
+        network = lstm(2, 256, sequence_length=9, dtype="fp16")
+        assert_designs_alone(simulate(network, space), network, space, [0, 1, 50, 119])
 
 
 @pytest.mark.parametrize("name", ["v100-sxm", "tpu-v4"])

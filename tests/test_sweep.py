@@ -32,7 +32,6 @@ def small_chunks(monkeypatch):
     """Chunks of at most 64 designs, so that a small grid has many."""
     monkeypatch.setattr(SWEEP, "LEAST_CHUNK", 64)
     monkeypatch.setattr(SWEEP, "MOST_CHUNK", 64)
-    monkeypatch.setattr("simulator.designs.ENOUGH", 1e9)
 
 
 def whole(trace, chip) -> np.ndarray:
@@ -224,6 +223,11 @@ def test_ctrl_c_keeps_what_is_done_and_the_sweep_goes_on(trace, blocked, small_c
     again = sweep(trace, blocked, metrics=[stopping(0, KeyboardInterrupt())], checkpoint=place, **AXES)
     assert again.complete
     assert again["latency"].tolist() == resumed["latency"].tolist()
+
+
+def test_ctrl_c_in_the_only_chunk_keeps_nothing_and_says_so(trace, blocked):
+    stopped = sweep(trace, blocked, metrics=[stopping(0, KeyboardInterrupt())], **AXES)
+    assert (stopped.complete, len(stopped), stopped.evaluated, stopped.space.chunks) == (False, 0, 0, 1)
 
 
 @pytest.mark.parametrize("keep", ["best", "pareto"])

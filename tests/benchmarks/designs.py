@@ -25,7 +25,7 @@ from simulator import preset, sensitivity, simulate, sweep, tune
 from simulator.axes import axes_of
 from simulator.designs import Block, Grid
 from simulator.mix import measured, measures, mix
-from simulator.sweep import CHUNK_OPS, LEAST_CHUNK, MOST_CHUNK
+from simulator.sweep import GRID_OPS, LEAST_CHUNK, MOST_CHUNK
 from workloads import lstm, network
 
 #: Points a second of two other tools on Llama 2 7B, 4096 positions: what each needs to answer for one chip.
@@ -74,13 +74,14 @@ def peak_bytes() -> int:
 
 def swept(trace, designs: int, keep: str = "pareto", first: str = "latency_s") -> float:
     """Designs a second of a sweep that keeps the front of a metric, units and bandwidth."""
-    space = axes(designs)
-    start = time.perf_counter()
+    chip, space = preset("a100-sxm-80gb"), axes(designs)
     metrics = [first, "matrix.count", "memory.dram.bandwidth"]
-    found = sweep(trace, preset("a100-sxm-80gb"), metrics=metrics, keep=keep, progress=False, **space)
-    took = time.perf_counter() - start
+    start, busy = time.perf_counter(), time.process_time()
+    found = sweep(trace, chip, metrics=metrics, keep=keep, progress=False, **space)
+    took, busy = time.perf_counter() - start, time.process_time() - busy
     rate = found.designs / took
-    print(f"  {found.designs:12,} designs  {rate:10,.0f} designs/s  {took:8.1f} s   {len(found):6,} kept, "
+    print(f"  {found.designs:12,} designs  {rate:12,.0f} designs/s  {1e3 * took:10.1f} ms, "
+          f"{found.designs / busy:12,.0f} a second of processor time   {len(found):6,} kept, "
           f"peak memory {peak_bytes() / 1e9:.2f} GB")  # fmt: skip
     return rate
 
@@ -97,7 +98,7 @@ def simulated(trace, designs: int) -> None:
 def beside_streaming(trace, metrics: list[str]) -> None:
     """Prints the time of one chunk of a sweep, on one core, over that of streaming its array operations."""
     chip, networks = preset("a100-sxm-80gb"), mix(trace, "benchmark")
-    size = int(np.clip(CHUNK_OPS // len(trace), LEAST_CHUNK, MOST_CHUNK))
+    size = int(np.clip(GRID_OPS // len(trace), LEAST_CHUNK, MOST_CHUNK))
     grid = Grid(axes_of(chip, axes(10**6), "benchmark"), size, list(chip.memory)[-1])
     (block,) = grid.chunk(grid.chunks // 2)
     columns = measures(metrics, networks, chip)
