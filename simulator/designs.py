@@ -22,6 +22,8 @@ from workloads.trace import nearest
 SAMPLERS = ("random", "sobol")
 #: Designs of a sample drawn at once. Fixed, so that a sample does not depend on the network.
 SAMPLE_DESIGNS = 4096
+#: Designs of a chunk of a grid that do not share the costly part of the simulation: a chunk is to end soon.
+MOST_COSTLY = 2**12
 #: Numbers of designs are 64-bit.
 MOST_DESIGNS = 2**62
 
@@ -131,11 +133,14 @@ class Grid:
     def _cut(self) -> tuple[int, int]:
         """Which number axis a chunk takes a slice of (those after it whole), and how many of its candidates."""
         _, axes = self._order
-        tail = 1
+        tail = costly = 1
         for position in range(len(axes) - 1, -1, -1):
-            if tail * len(axes[position]) > self.chunk_designs:
-                return position, max(1, self.chunk_designs // tail)
-            tail *= len(axes[position])
+            size, most = len(axes[position]), self.chunk_designs // tail
+            if is_costly := self._cost(axes[position]) < 2:
+                most = min(most, MOST_COSTLY // costly)
+            if size > most:
+                return position, max(1, most)
+            tail, costly = tail * size, costly * size if is_costly else costly
         return 0, len(axes[0]) if axes else 1
 
     @cached_property

@@ -108,7 +108,7 @@ def test_parquet_and_checkpoint(run):
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done(tmp_path):
     """A real signal to a real process; the same command goes on and ends with what one run alone gives."""
-    fields = ("matrix.count=8:263", "memory.dram.bandwidth=1e11:4e12:999", "matrix.clock=1e9:2e9:10")
+    fields = ("matrix.count=8:263", "matrix.clock=1e9:2e9:2999")  # no two designs share their products: slow
     command = [sys.executable, "-m", "reports.cli", "sweep", "bert-base", "--on", "v100-sxm", "--vary", *fields]
     command += ["--checkpoint", str(tmp_path / "state.npz"), "--csv", "-"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
