@@ -19,7 +19,7 @@ PAGE = "index.html"
 
 
 def folder(given: str) -> Path:
-    """Where studies are to be written: a folder, or a new one in a folder; nothing is made yet.
+    """Where studies are to be written: a folder, or a new one in a folder; nothing is left there yet.
 
     Raises `ReportError` where there is a file of that name, no folder to make it in, or no right to write.
     """
@@ -29,8 +29,10 @@ def folder(given: str) -> Path:
     holder = place if place.exists() else place.parent
     if not holder.is_dir():
         raise ReportError(f"{given}: there is no folder {holder}")
-    if not os.access(holder, os.W_OK | os.X_OK):
-        raise ReportError(f"{given}: the folder {holder} cannot be written to")
+    try:  # rights do not tell: a disk may be full or made for reading
+        Path(tempfile.mkdtemp(prefix=".studies-", dir=holder)).rmdir()
+    except OSError as error:
+        raise ReportError(f"{given}: the folder {holder} cannot be written to ({error.strerror})") from None
     return place
 
 

@@ -181,12 +181,15 @@ def test_a_place_that_is_no_folder_is_refused(run):
 
 
 @pytest.mark.usefixtures("unrun")
-def test_a_folder_without_the_right_to_write_is_refused(run, monkeypatch):
+def test_a_folder_that_cannot_be_written_to_is_refused(run, monkeypatch):
+    def no_room(**where):
+        raise OSError(28, "No space left on device")
+
     Path("made").mkdir()
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    monkeypatch.setattr("tempfile.mkdtemp", no_room)  # root may write anywhere
     said = refused(run("study", "tiny", "--out", "made"))
     assert said.startswith("argument --out: made: the folder ")
-    assert said.endswith("cannot be written to")
+    assert said.endswith("cannot be written to (No space left on device)")
 
 
 @pytest.mark.parametrize("there", [False, True])
