@@ -462,8 +462,8 @@ def _outside() -> tuple[Outside, ...]:
             published=15.0,
             computed=steps[0] / steps[1],
             unit="times",
-            source="persistent-rnn (GitHub, mirror ezhangle/persistent-rnn), README: about 15 times an RNN of cuBLAS "
-            "products at a mini-batch of 4 on a Titan X",
+            source="baidu-research/persistent-rnn (GitHub), README: about 15 times an RNN of cuBLAS products at a "
+            "mini-batch of 4, Titan X; Diamos et al. state 30 for the first version, written in assembly",
         ),
     )  # fmt: skip
 
