@@ -511,7 +511,8 @@ def _outside() -> list[Outside]:
             computed=ideal_s / inside_s,
             unit="times",
             source="He et al., Newton: A DRAM-maker's Accelerator-in-Memory (AiM) Architecture for Machine Learning, "
-            "MICRO 2020, abstract: average over layers of LSTMs, Transformers and others",
+            "MICRO 2020: average over layers of LSTMs, Transformers and others, as noted here, not checked against the "
+            "paper again",
             note="Newton is the architecture behind GDDR6-AiM, on HBM2E. Here 4096 x 4096 on gddr6-aim, without the "
             "launch; 16 times the bandwidth less the time to open and close pages.",
         ),
@@ -542,6 +543,15 @@ def _outside() -> list[Outside]:
             source=f"{micro}; Lee et al., ISCA 2021",
             note="Short for the reason above, and because launches and dependent steps of the host, at what GPUs were "
             "measured to take, are most of the time here; the published host's are not known.",
+        ),
+        Outside(
+            what="matrix times vector and a small classifier on GDDR6-AiM against systems with HBM2 or GDDR6",
+            published=(7.5, 10.5),
+            computed=ideal_s / inside_s,
+            unit="times",
+            source="Kwon et al., A 1ynm 1.25V 8Gb 16Gb/s/pin GDDR6-Based Accelerator-in-Memory, IEEE Journal of "
+            "Solid-State Circuits 58(1), 2023, abstract: chips measured in a system with an FPGA",
+            note="The same product and the same ideal reader as in the first row.",
         ),
     ]
 
