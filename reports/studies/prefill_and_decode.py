@@ -534,8 +534,8 @@ def _outside() -> tuple[Outside, ...]:
             published=(4.0, 5.0),
             computed=_latency(simulate(decoder, chip)) / _latency(simulate(recurrent, chip)),
             unit="times",
-            source="Gu and Dao, Mamba, arXiv:2312.00752, 2023, section 4.5: 4 to 5 times the throughput of a Transformer "
-            "of similar size; appendix E.5: A100 80GB PCIe, prompts of 2048, 128 generated",
+            source="Gu and Dao, Mamba, arXiv:2312.00752, 2023, section 4.5: 4 to 5 times the throughput of a "
+            "Transformer of similar size; appendix E.5: A100 80GB PCIe, prompts of 2048, 128 generated",
             note=f"Computed for an LSTM and a decoder (24 layers of 2048, 16 heads) with 2111 cached positions, both "
             f"at batch {batch}, prompt left out. Mamba is another recurrent network with a larger state, and the "
             f"decoder measured ran op by op in a framework.",
