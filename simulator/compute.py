@@ -211,11 +211,11 @@ def _tilings(sizes, tile, most_units) -> _Tilings:
     Made once where the designs share them. `most_units`: of any design, None where the designs are too few for it to
     pay to leave out the tilings that can never be best.
     """
-    if any(np.ndim(value) for value in tile) or any(value.size != len(value) for value in sizes):
+    if any(np.size(value) > 1 for value in tile) or any(value.size != len(value) for value in sizes):
         return _all_tilings(*sizes, *tile)
     if most_units is not None:
         most_units = 2.0 ** np.ceil(np.log2(float(most_units)))  # the same for all parts of a space
-    tile = tuple(None if value is None else float(value) for value in tile)
+    tile = tuple(None if value is None else np.asarray(value).item() for value in tile)
     return _shared_tilings(np.stack(sizes).tobytes(), sizes[0].ndim, tile, most_units)
 
 
