@@ -24,8 +24,6 @@ SPLIT_BLOCKS = 2.0
 ROW_SPLITS = np.array([1, 2, 4, 8, 16], float)
 #: Most blocks that take turns on one unit, however small.
 RESIDENT_BLOCKS = 8.0
-#: Designs from which on it pays to leave out the choices that can never be best.
-MANY = 64
 #: Partial sums of a split product are kept in fp32.
 PARTIAL_BYTES = 4.0
 
@@ -73,6 +71,7 @@ def output_stationary(
     max_split,
     shared_bytes_per_s,
     frugal=True,
+    tilings=None,
 ) -> Product:
     """Products cut into blocks of the result, in waves over the units.
 
@@ -89,42 +88,40 @@ def output_stationary(
     partial sums, at `split_cycles`. Products of a batch are not split and use no side below `batched_tile` (or the
     largest there is); fused attention (`is_attention`) may do both. The best combination is taken, judged by the
     units' time and the traffic to the shared memory `shared_bytes_per_s` [bytes/s]. `useful` is the share of
-    2 batch m n k that is computed. `frugal`: also the least that any tiling takes. Monotone in every size.
+    2 batch m n k that is computed. `frugal`: also the least that any tiling takes. `tilings`: those that can be best,
+    where they are known (`shared_tilings`). Monotone in every size.
 
     Ref.: wave quantisation, NVIDIA Deep Learning Performance Guide, "Matrix multiplication background", 2023;
     latency hiding, Volkov, Understanding Latency Hiding on GPUs, UC Berkeley EECS-2016-143.
     """
-    sizes = np.broadcast_arrays(batch, m, n, k, useful, is_attention, a_element_bytes, b_element_bytes)
-    tile = (tile_m, tile_n, tile_k, thin_tile, batched_tile, max_split, operand_macs, resident_results)
-    many = np.size(clock_hz) + np.size(count) + np.size(macs_per_cycle) > MANY
-    t = _tilings(sizes, (*tile, reach_bytes, reach_cost), np.max(count) if many else None)
+    t = tilings
+    if t is None:
+        sizes = (batch, m, n, k, useful, is_attention, a_element_bytes, b_element_bytes)
+        tile = (tile_m, tile_n, tile_k, thin_tile, batched_tile, max_split, operand_macs, resident_results)
+        t = tilings_of(*sizes, *tile, reach_bytes, reach_cost)
 
     cycle_s = 1.0 / clock_hz
     mac_s, feed_s = cycle_s / (macs_per_cycle * sustained), cycle_s / feed_bytes_per_cycle
-    waits = np.any(loop_cycles_per_byte) or np.any(prologue_cycles)
-    summing_s = split_cycles * cycle_s if np.any(split_cycles) and t.is_split.any() else None
-    rates = (count, clock_hz, macs_per_cycle, sustained, feed_bytes_per_cycle, loop_cycles_per_byte, prologue_cycles)
-    rates += (split_cycles, shared_bytes_per_s, a_bytes, b_bytes, other_bytes, *tile, reach_bytes, reach_cost)
-    designs = np.broadcast_shapes(*(np.shape(value)[1 - np.ndim(m) :] for value in rates))
+    waits = _any(loop_cycles_per_byte) or _any(prologue_cycles)
+    summing_s = split_cycles * cycle_s if _any(split_cycles) else None
     uneven = is_attention if is_attention.any() else None
 
     waves = t.blocks * (1.0 / count)
-    whole = _whole(waves, None if uneven is None else t.of(uneven))
     block_s = t.macs * t.of(mac_s)
-    judged = whole * np.maximum(block_s, t.operand_bytes * feed_s)
+    judged = _into(np.maximum, t.operand_bytes * feed_s, block_s)
+    judged = _into(np.multiply, judged, _whole(waves, None if uneven is None else t.of(uneven)))
     if waits:
         wait_s = _wait_s(t.row_bytes, t.of(loop_cycles_per_byte), prologue_cycles, cycle_s)
-        judged = np.maximum(judged, np.ceil(waves * t.turns) * wait_s)
+        turns = waves * t.turns
+        judged = _into(np.maximum, judged, _into(np.multiply, np.ceil(turns, out=turns), wait_s))
     if summing_s is not None:
-        judged = judged + t.is_split * summing_s
-    operands = t.of(a_bytes), t.of(b_bytes), t.of(other_bytes)
-    shared = _shared_bytes(t.columns, t.rows, t.partial_bytes, *operands)
-    judged = np.maximum(judged, shared * (1.0 / shared_bytes_per_s))
+        judged = _into(np.add, judged, t.is_split * summing_s)
+    shared = _shared_bytes(t.columns, t.rows, t.partial_bytes, t.of(a_bytes), t.of(b_bytes), t.of(other_bytes))
+    judged = _into(np.maximum, judged, shared * (1.0 / shared_bytes_per_s))
     closed = waves > t.most_waves if t.is_limited else np.False_
     if t.is_limited:
         judged = np.where(closed, np.inf, judged)
     best = np.stack([judged[one].argmin(axis=0) + one.start for one in t.slices])
-    best = np.broadcast_to(best, (len(best), *designs))  # whichever terms were left out
 
     # again, of the best alone: quicker than to take it out of what was computed for all
     waves_, row_bytes = _pick(waves, best), _pick(t.row_bytes, best)
@@ -141,16 +138,30 @@ def output_stationary(
         matrix_s=matrix_s,
         feed_s=fed_s,
         shared_bytes=_shared_bytes(*moved, a_bytes, b_bytes, other_bytes),
-        busy_s=np.broadcast_to(t.least(np.where(closed, np.inf, waves * block_s)), best.shape) if frugal else None,
-        least_shared_bytes=np.broadcast_to(t.least(np.where(closed, np.inf, shared)), best.shape) if frugal else None,
+        busy_s=t.least(np.where(closed, np.inf, waves * block_s)) if frugal else None,
+        least_shared_bytes=t.least(np.where(closed, np.inf, shared)) if frugal else None,
     )
+
+
+def _any(values) -> bool:
+    """Whether one of them is not zero; of a number, quicker than numpy."""
+    return bool(values.any()) if isinstance(values, np.ndarray) else values != 0
+
+
+def _into(operation, values, other):
+    """`operation` of two arrays, in the place of the first where that has the axes of both: new memory takes longer to
+    get than numbers to compute."""
+    return operation(values, other, out=values if np.broadcast(values, other).shape == values.shape else None)
 
 
 def _whole(waves, is_uneven):
     """Waves that cost as much as full ones. Blocks that differ in length (`is_uneven`, where a mask shortens those of
     attention; None: nowhere) even out the last wave."""
     whole = np.ceil(waves)
-    return whole if is_uneven is None else np.where(is_uneven, np.maximum(waves, 1.0), whole)
+    if is_uneven is not None:
+        rows = np.flatnonzero(np.broadcast_to(is_uneven.ravel(), len(waves)))
+        whole[rows] = np.maximum(waves[rows], 1.0)
+    return whole
 
 
 def _wait_s(row_bytes, loop_cycles_per_byte, prologue_cycles, cycle_s):
@@ -163,7 +174,7 @@ def _shared_bytes(columns, rows, partial_bytes, a_bytes, b_bytes, other_bytes):
     return a_bytes * columns + b_bytes * rows + partial_bytes + other_bytes
 
 
-class _Tilings(NamedTuple):
+class Tilings(NamedTuple):
     """The tilings that products may choose from, product by product: one is a block and a split of k.
 
     Arrays (tilings, *designs), one value along an axis on which they do not depend.
@@ -205,32 +216,41 @@ def _slices(product) -> tuple[slice, ...]:
     return tuple(slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(product)], strict=True))
 
 
-def _tilings(sizes, tile, most_units) -> _Tilings:
-    """Tilings of products of `sizes` (arguments of `_all_tilings`) on units with `tile`.
+def shared_tilings(sizes, tile, most_units=None) -> Tilings:
+    """`tilings_of` where the designs share them, made once; only those that can be best on machines of `most_units`.
 
-    Made once where the designs share them. `most_units`: of any design, None where the designs are too few for it to
-    pay to leave out the tilings that can never be best.
+    `sizes` and `tile`: its arguments, in their order; the sizes are float arrays (products, 1, ...), those of `tile`
+    single numbers. To find the best takes longer than to judge all for a few designs: `most_units` None leaves it.
     """
-    if any(np.size(value) > 1 for value in tile) or any(value.size != len(value) for value in sizes):
-        return _all_tilings(*sizes, *tile)
-    if most_units is not None:
-        most_units = 2.0 ** np.ceil(np.log2(float(most_units)))  # the same for all parts of a space
     tile = tuple(None if value is None else np.asarray(value).item() for value in tile)
-    return _shared_tilings(np.stack(sizes).tobytes(), sizes[0].ndim, tile, most_units)
+    if most_units is not None:
+        most_units = 2.0 ** np.ceil(np.log2(most_units))  # the same for all parts of a space, as a rule
+    return _shared_tilings(tuple(size.tobytes() for size in sizes), sizes[0].ndim, tile, most_units)
 
 
 @functools.lru_cache(maxsize=1024)
-def _shared_tilings(sizes: bytes, rank: int, tile: tuple, most_units: float | None) -> _Tilings:
-    """`_tilings` of bytes."""
-    columns = np.frombuffer(sizes).reshape(8, -1, *[1] * (rank - 1))
-    found = _all_tilings(*columns[:5], columns[5] > 0, *columns[6:], *tile)
+def _shared_tilings(sizes: tuple[bytes, ...], rank: int, tile: tuple, most_units: float | None) -> Tilings:
+    """`shared_tilings` of bytes.
+
+    A tiling is left out where one before it is no larger in anything that costs: that one is at least as quick whatever
+    the rates, no less frugal, and preferred of equals. So is one that is split though no machine has idle units. Exact:
+    what is left out would not have been taken.
+    """
+    t = tilings_of(*(np.frombuffer(size).reshape(-1, *[1] * (rank - 1)) for size in sizes), *tile)
     if most_units is None:
-        return found
-    opens = found.at(np.flatnonzero((found.blocks * (1.0 / most_units) <= found.most_waves).ravel()))
-    return opens.at(_worthwhile(opens))
+        return t
+    t = t.at(np.flatnonzero((t.blocks * (1.0 / most_units) <= t.most_waves).ravel()))
+    costs = (t.is_split, t.blocks, t.rows, t.columns, t.macs, t.operand_bytes, t.row_bytes, t.turns, t.partial_bytes)
+    costs = np.stack([cost.ravel() for cost in costs])
+    kept = []
+    for one in t.slices:
+        own = costs[:, one]
+        no_worse = (own[:, :, None] <= own[:, None, :]).all(axis=0)  # [i, j]: i is no worse than j in anything
+        kept.append(one.start + np.flatnonzero(~np.triu(no_worse, 1).any(axis=0)))
+    return t.at(np.concatenate(kept))
 
 
-def _all_tilings(
+def tilings_of(
     batch,
     m,
     n,
@@ -249,10 +269,12 @@ def _all_tilings(
     resident_results,
     reach_bytes,
     reach_cost,
-) -> _Tilings:
+) -> Tilings:
     """Every tiling open to a product on any design: blocks in the order of `BLOCKINGS`, each split of it in turn."""
+    sizes = np.broadcast_arrays(batch, m, n, k, useful, is_attention, a_element_bytes, b_element_bytes)
+    batch, m, n, k, useful, is_attention, a_element_bytes, b_element_bytes = sizes
     rank = m.ndim - 1
-    single = (batch == 1) | is_attention
+    single = (batch == 1) | (is_attention > 0)
     block_m, block_n = _blocks(tile_m, tile_n, thin_tile, rank)
     side, split = np.minimum(block_m, block_n), _choices(SPLITS, rank)
     wide = side >= np.minimum(batched_tile, side.max(axis=0))
@@ -281,7 +303,7 @@ def _all_tilings(
     partial_bytes = (split > 1) * (2 * PARTIAL_BYTES * split * by_product(batch) * by_product(m) * by_product(n))
 
     depth = depth[product, splitting]
-    return _Tilings(
+    return Tilings(
         product=product,
         slices=_slices(product),
         is_split=(split > 1)[splitting],
@@ -296,22 +318,6 @@ def _all_tilings(
         turns=(1.0 / resident)[blocking],
         partial_bytes=partial_bytes[product, splitting],
     )
-
-
-def _worthwhile(t: _Tilings) -> np.ndarray:
-    """Numbers of the tilings that can be best on some machine.
-
-    One is left out where one before it is no larger in anything that costs, so that it is at least as quick whatever
-    the rates, no less frugal, and preferred of equals. Exact: what is left out would not have been taken.
-    """
-    costs = (t.is_split, t.blocks, t.rows, t.columns, t.macs, t.operand_bytes, t.row_bytes, t.turns, t.partial_bytes)
-    costs = np.stack([cost.ravel() for cost in costs])
-    kept = []
-    for one in t.slices:
-        own = costs[:, one]
-        no_worse = (own[:, :, None] <= own[:, None, :]).all(axis=0)  # [i, j]: i is no worse than j in anything
-        kept.append(one.start + np.flatnonzero(~np.triu(no_worse, 1).any(axis=0)))
-    return np.concatenate(kept)
 
 
 def _choices(values, rank: int):
@@ -393,5 +399,5 @@ def _pick(values, best):
 
     Shaped as `best`, whose axes are those of `values` but the first, or with that of ops in its place.
     """
-    size = values[0].size
-    return values.reshape(-1)[best * size + np.arange(size).reshape(values.shape[1:])]
+    flat, size = values.reshape(-1), values[0].size
+    return flat.take(best) if size == 1 else flat[best * size + np.arange(size).reshape(values.shape[1:])]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,10 +15,10 @@ from simulator import boxes, compute, memory
 from simulator.accelerator import Accelerator
 from simulator.plan import Plan
 
-#: Elements of the largest temporary arrays of a part of the designs: 256 KiB, several of which a core's cache holds.
-PART_ELEMENTS = 2**15
-#: Tilings of a product that are worth judging, about, and all there are.
-WORTHWHILE, ALL = 16, len(compute.BLOCKINGS) * len(compute.SPLITS)
+#: Elements of the largest temporary arrays of a part of the designs: a megabyte, which the caches hold.
+PART_ELEMENTS = 2**17
+#: Designs from which on it pays to look for the tilings that can be best.
+MANY = 64
 
 _COMMON = ("count", "clock_hz", "sustained", "tile_m", "tile_n", "tile_k", "feed_bytes_per_cycle", "prologue_cycles")
 _BLOCKED = (
@@ -31,7 +32,8 @@ _BLOCKED = (
     "reach_cost",
     "split_cycles",
 )
-#: What says which tilings there are, and what a block costs whatever the rates.
+#: What says which tilings there are, and what a block costs whatever the rates: of products, and of the units.
+_SIZES = ("batch", "m", "n", "k", "useful", "is_attention", "a_element_bytes", "b_element_bytes")
 _TILE = (
     *("tile_m", "tile_n", "tile_k", "thin_tile", "batched_tile", "max_split"),
     *("operand_macs", "resident_results", "reach_bytes", "reach_cost"),
@@ -94,35 +96,40 @@ def _by_dtype(rates: list, index: np.ndarray, rank: int) -> np.ndarray:
 
 
 def _in_parts(arguments: dict) -> compute.Product:
-    """`compute.output_stationary` of designs that share their tilings, then of others; as a whole."""
+    """`compute.output_stationary`, for designs that share their tilings together where that pays."""
     number, rank = len(arguments["m"]), arguments["m"].ndim - 1
-    shape = np.broadcast_shapes(*(np.shape(value)[-rank:] for value in arguments.values()))
-    tiles = [value for name in _TILE if isinstance(value := arguments[name], np.ndarray)]
-    orders, groups = _alike(tiles, shape)
-    shares = math.prod(map(len, groups)) * compute.MANY <= math.prod(shape)
-    if not shares:  # too few designs have the same tilings for it to pay
-        orders, groups = {}, [[slice(0, size)] for size in shape]
-    tilings = number * (WORTHWHILE if shares or not tiles else ALL)
-
-    def elements(widths: list[int]) -> int:
-        return tilings * math.prod(widths)
-
-    cuts = [box for group in itertools.product(*groups) for box in _cut(group, elements)]
-    if len(cuts) == 1:
-        return compute.output_stationary(**arguments)
+    shape = np.broadcast_shapes(*{np.shape(value)[-rank:] for value in arguments.values()})
+    orders, groups = _alike([v for name in _TILE if isinstance(v := arguments[name], np.ndarray)], shape)
+    if 1 < math.prod(map(len, groups)) > math.prod(shape) / MANY:
+        orders, groups = {}, None
     arguments = {name: _taken(value, orders, rank) for name, value in arguments.items()}
     whole: dict[str, np.ndarray] = {}
-    for box in cuts:
-        one = tuple(slice(cut.start, cut.start + 1) for cut in box) if shares else box
-        part = compute.output_stationary(
-            **{name: _part(value, one if name in _TILE else box) for name, value in arguments.items()}
-        )
+    for box, more in _parts(arguments, shape, groups):
+        part = compute.output_stationary(**{name: _part(value, box) for name, value in arguments.items()} | more)
         for name, values in part._asdict().items():
             if values is not None:
                 whole.setdefault(name, np.empty((number, *shape)))[:, *box] = values
     back = {axis: np.argsort(order) for axis, order in orders.items()}
     found = {name: _taken(values, back, rank) for name, values in whole.items()}
     return compute.Product(**{name: found.get(name) for name in compute.Product._fields})
+
+
+def _parts(arguments: dict, shape: tuple[int, ...], groups) -> Iterator[tuple[boxes.Box, dict]]:
+    """Boxes of designs, and the arguments that say which tilings those of a group share."""
+    if groups is None:
+        tilings = len(arguments["m"]) * len(compute.BLOCKINGS) * len(compute.SPLITS)
+        everything = tuple(slice(0, size) for size in shape)
+        yield from ((box, {}) for box in _cut(everything, tilings))
+        return
+    sizes = [np.asarray(arguments[name], float) for name in _SIZES]
+    for group in itertools.product(*groups):
+        corner = tuple(slice(one.start, one.start + 1) for one in group)
+        tile = {name: _part(arguments[name], corner) for name in _TILE}
+        few = math.prod(one.stop - one.start for one in group) < MANY
+        tilings = compute.shared_tilings(
+            sizes, tile.values(), None if few else float(np.max(_part(arguments["count"], group)))
+        )
+        yield from ((box, {"tilings": tilings}) for box in _cut(group, len(tilings.product)))
 
 
 def _alike(tiles: list[np.ndarray], shape: tuple[int, ...]):
@@ -142,12 +149,12 @@ def _alike(tiles: list[np.ndarray], shape: tuple[int, ...]):
     return orders, groups
 
 
-def _cut(group: tuple[slice, ...], elements) -> list[boxes.Box]:
-    """The designs of a group in boxes that are small enough."""
+def _cut(group: tuple[slice, ...], tilings: int) -> list[boxes.Box]:
+    """The designs of a group in boxes small enough for so many tilings."""
     sizes = tuple(one.stop - one.start for one in group)
-    found = boxes.cut(sizes, range(len(sizes)), elements, PART_ELEMENTS)
+    found = boxes.cut(sizes, range(len(sizes)), lambda widths: tilings * math.prod(widths), PART_ELEMENTS)
     return [
-        tuple(slice(all_.start + s.start, all_.start + s.stop) for all_, s in zip(group, box, strict=True))
+        tuple(slice(one.start + cut.start, one.start + cut.stop) for one, cut in zip(group, box, strict=True))
         for box in found
     ]
 
