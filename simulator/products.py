@@ -103,8 +103,13 @@ def _in_parts(arguments: dict) -> compute.Product:
     if 1 < math.prod(map(len, groups)) > math.prod(shape) / MANY:
         orders, groups = {}, None
     arguments = {name: _taken(value, orders, rank) for name, value in arguments.items()}
+    parts = list(_parts(arguments, shape, groups))
+    if len(parts) == 1:
+        _, more = parts[0]
+        only = compute.output_stationary(**arguments | more)
+        return compute.Product(*(v if v is None else np.broadcast_to(v, (number, *shape)) for v in only))
     whole: dict[str, np.ndarray] = {}
-    for box, more in _parts(arguments, shape, groups):
+    for box, more in parts:
         part = compute.output_stationary(**{name: _part(value, box) for name, value in arguments.items()} | more)
         for name, values in part._asdict().items():
             if values is not None:
@@ -115,7 +120,7 @@ def _in_parts(arguments: dict) -> compute.Product:
 
 
 def _parts(arguments: dict, shape: tuple[int, ...], groups) -> Iterator[tuple[boxes.Box, dict]]:
-    """Boxes of designs, and the arguments that say which tilings those of a group share."""
+    """Boxes of designs, and the argument that says which tilings those of a group share (`groups` None: none)."""
     if groups is None:
         tilings = len(arguments["m"]) * len(compute.BLOCKINGS) * len(compute.SPLITS)
         everything = tuple(slice(0, size) for size in shape)
