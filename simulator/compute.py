@@ -198,7 +198,7 @@ class Tilings(NamedTuple):
         """Values of products (products or 1, *designs), or of designs, as those of their tilings."""
         if np.ndim(values) < self.blocks.ndim or len(values) == 1:
             return values
-        return values[self.product]
+        return values.take(self.product, axis=0)
 
     def least(self, values):
         """The least of any tiling of each product, (products, *designs)."""

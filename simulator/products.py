@@ -98,16 +98,17 @@ def _by_dtype(rates: list, index: np.ndarray, rank: int) -> np.ndarray:
 def _in_parts(arguments: dict) -> compute.Product:
     """`compute.output_stationary`, for designs that share their tilings together where that pays."""
     number, rank = len(arguments["m"]), arguments["m"].ndim - 1
-    shape = np.broadcast_shapes(*{np.shape(value)[-rank:] for value in arguments.values()})
+    shape = np.broadcast_shapes(*{v.shape[-rank:] for v in arguments.values() if isinstance(v, np.ndarray)})
     orders, groups = _alike([v for name in _TILE if isinstance(v := arguments[name], np.ndarray)], shape)
     if 1 < math.prod(map(len, groups)) > math.prod(shape) / MANY:
         orders, groups = {}, None
-    arguments = {name: _taken(value, orders, rank) for name, value in arguments.items()}
+    if orders:
+        arguments = {name: _taken(value, orders, rank) for name, value in arguments.items()}
     parts = list(_parts(arguments, shape, groups))
     if len(parts) == 1:
         _, more = parts[0]
         only = compute.output_stationary(**arguments | more)
-        return compute.Product(*(v if v is None else np.broadcast_to(v, (number, *shape)) for v in only))
+        return compute.Product(*(_broadcast(values, (number, *shape)) for values in only))
     whole: dict[str, np.ndarray] = {}
     for box, more in parts:
         part = compute.output_stationary(**{name: _part(value, box) for name, value in arguments.items()} | more)
@@ -169,6 +170,11 @@ def _part(value, box: boxes.Box):
     if not isinstance(value, np.ndarray):
         return value
     return boxes.part(value, (slice(None),) * (value.ndim - len(box)) + box)
+
+
+def _broadcast(values, shape: tuple[int, ...]):
+    """Values of that shape, or None."""
+    return values if values is None or values.shape == shape else np.broadcast_to(values, shape)
 
 
 def _taken(value, orders: dict[int, np.ndarray], rank: int):
