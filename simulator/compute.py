@@ -24,8 +24,6 @@ SPLIT_BLOCKS = 2.0
 ROW_SPLITS = np.array([1, 2, 4, 8, 16], float)
 #: Most blocks that take turns on one unit, however small.
 RESIDENT_BLOCKS = 8.0
-#: Designs from which on it pays to leave out the choices that can never be best.
-MANY = 64
 #: Partial sums of a split product are kept in fp32.
 PARTIAL_BYTES = 4.0
 
@@ -73,6 +71,7 @@ def output_stationary(
     max_split,
     shared_bytes_per_s,
     frugal=True,
+    tilings=None,
 ) -> Product:
     """Products cut into blocks of the result, in waves over the units.
 
@@ -89,106 +88,246 @@ def output_stationary(
     partial sums, at `split_cycles`. Products of a batch are not split and use no side below `batched_tile` (or the
     largest there is); fused attention (`is_attention`) may do both. The best combination is taken, judged by the
     units' time and the traffic to the shared memory `shared_bytes_per_s` [bytes/s]. `useful` is the share of
-    2 batch m n k that is computed. `frugal`: also the least that any tiling takes. Monotone in every size.
+    2 batch m n k that is computed. `frugal`: also the least that any tiling takes. `tilings`: those that can be best,
+    where they are known (`shared_tilings`). Monotone in every size.
 
     Ref.: wave quantisation, NVIDIA Deep Learning Performance Guide, "Matrix multiplication background", 2023;
     latency hiding, Volkov, Understanding Latency Hiding on GPUs, UC Berkeley EECS-2016-143.
     """
-    single = (batch == 1) | is_attention
-    block_m, block_n = _blocks(tile_m, tile_n, thin_tile, np.ndim(m))
-    split = _choices(np.tile(SPLITS, len(BLOCKINGS)), np.ndim(m))
-    side = np.minimum(block_m, block_n)
-    barred = (split > 1) & ~((split <= max_split) & single)
-    barred = barred | (~single & (side < np.minimum(batched_tile, side.max(axis=0))))
-    if np.size(clock_hz) + np.size(count) + np.size(macs_per_cycle) > MANY:
-        sizes = np.broadcast_arrays(batch, m, n, k, a_element_bytes, b_element_bytes, tile_k)
-        if sizes[0].size == len(m) and barred[0].size <= len(m):  # the same choices for all designs
-            barred = np.broadcast_to(barred, (len(split), *m.shape))
-            choices = [np.broadcast_to(v, split.shape) for v in (block_m, block_n, split)]
-            kept = _worthwhile(*(np.stack(arrays).tobytes() for arrays in (sizes, choices)), barred.tobytes())
-            barred = barred[kept, np.arange(len(m))]
-            block_m, block_n, split = (v[kept, 0] for v in choices)
-    rows, columns = np.ceil(m / block_m), np.ceil(n / block_n)
-    depth = np.ceil(k / (tile_k * split)) * tile_k * useful
-    blocks = batch * rows * columns * split
-    operands = (np.minimum(m, block_m) * a_element_bytes + np.minimum(n, block_n) * b_element_bytes) * depth
-    slots = block_m * block_n + operand_macs * (np.minimum(m, block_m) + np.minimum(n, block_n))
-    if reach_bytes is not None:
-        span = (np.minimum(m, block_m) * a_element_bytes + np.minimum(n, block_n) * b_element_bytes) * k
-        slots = slots * (1.0 + reach_cost * np.maximum(0.0, 1.0 - reach_bytes / span))
-    resident = np.clip(resident_results / (block_m * block_n), 1.0, RESIDENT_BLOCKS)
-    shared = a_bytes * columns + b_bytes * rows + (split > 1) * (2 * PARTIAL_BYTES * split * batch * m * n)
-    shared = shared + other_bytes
+    t = tilings
+    if t is None:
+        sizes = (batch, m, n, k, useful, is_attention, a_element_bytes, b_element_bytes)
+        tile = (tile_m, tile_n, tile_k, thin_tile, batched_tile, max_split, operand_macs, resident_results)
+        t = tilings_of(*sizes, *tile, reach_bytes, reach_cost)
 
     cycle_s = 1.0 / clock_hz
-    block_s = slots * depth * (cycle_s / (macs_per_cycle * sustained))
-    fed_s = operands * (cycle_s / feed_bytes_per_cycle)
-    wait_s = (depth * b_element_bytes * loop_cycles_per_byte + prologue_cycles) * cycle_s
-    waves = blocks * (1.0 / count)
-    whole = np.ceil(waves)
-    if is_attention.any():  # its blocks differ in length where a mask shortens them, and even out the last wave
-        whole = np.where(is_attention, np.maximum(waves, 1.0), whole)
-    matrix_s = whole * block_s
-    feed_s = np.maximum(whole * fed_s, np.ceil(waves * (1.0 / resident)) * wait_s)
-    if np.ndim(split_cycles) or split_cycles:
-        summing_s = (split > 1) * (split_cycles * cycle_s)
-        matrix_s, feed_s = matrix_s + summing_s, feed_s + summing_s
+    mac_s, feed_s = cycle_s / (macs_per_cycle * sustained), cycle_s / feed_bytes_per_cycle
+    waits = _any(loop_cycles_per_byte) or _any(prologue_cycles)
+    summing_s = split_cycles * cycle_s if _any(split_cycles) else None
+    uneven = is_attention if is_attention.any() else None
 
-    closed = barred | ((split > 1) & (waves > SPLIT_BLOCKS))
-    judged = np.maximum(np.maximum(matrix_s, feed_s), shared * (1.0 / shared_bytes_per_s))
-    judged = np.where(closed, np.inf, judged)
-    best = judged.argmin(axis=0)
+    waves = t.blocks * (1.0 / count)
+    block_s = t.macs * t.of(mac_s)
+    judged = _into(np.maximum, t.operand_bytes * feed_s, block_s)
+    judged = _into(np.multiply, judged, _whole(waves, None if uneven is None else t.of(uneven)))
+    if waits:
+        wait_s = _wait_s(t.row_bytes, t.of(loop_cycles_per_byte), prologue_cycles, cycle_s)
+        turns = waves * t.turns
+        judged = _into(np.maximum, judged, _into(np.multiply, np.ceil(turns, out=turns), wait_s))
+    if summing_s is not None:
+        judged = _into(np.add, judged, t.is_split * summing_s)
+    shared = _shared_bytes(t.columns, t.rows, t.partial_bytes, t.of(a_bytes), t.of(b_bytes), t.of(other_bytes))
+    judged = _into(np.maximum, judged, shared * (1.0 / shared_bytes_per_s))
+    closed = waves > t.most_waves if t.is_limited else np.False_
+    if t.is_limited:
+        judged = np.where(closed, np.inf, judged)
+    best = np.stack([judged[one].argmin(axis=0) + one.start for one in t.slices])
+
+    # again, of the best alone: quicker than to take it out of what was computed for all
+    waves_, row_bytes = _pick(waves, best), _pick(t.row_bytes, best)
+    whole = _whole(waves_, uneven)
+    matrix_s, fed_s = whole * (_pick(t.macs, best) * mac_s), whole * (_pick(t.operand_bytes, best) * feed_s)
+    if waits:
+        wait_s = _wait_s(row_bytes, loop_cycles_per_byte, prologue_cycles, cycle_s)
+        fed_s = np.maximum(fed_s, np.ceil(waves_ * _pick(t.turns, best)) * wait_s)
+    if summing_s is not None:
+        own_s = _pick(t.is_split, best) * summing_s
+        matrix_s, fed_s = matrix_s + own_s, fed_s + own_s
+    moved = (_pick(values, best) for values in (t.columns, t.rows, t.partial_bytes))
     return Product(
-        matrix_s=_pick(matrix_s, best),
-        feed_s=_pick(feed_s, best),
-        shared_bytes=_pick(shared, best),
-        busy_s=np.where(closed, np.inf, waves * block_s).min(axis=0) if frugal else None,
-        least_shared_bytes=np.where(closed, np.inf, shared).min(axis=0) if frugal else None,
+        matrix_s=matrix_s,
+        feed_s=fed_s,
+        shared_bytes=_shared_bytes(*moved, a_bytes, b_bytes, other_bytes),
+        busy_s=t.least(np.where(closed, np.inf, waves * block_s)) if frugal else None,
+        least_shared_bytes=t.least(np.where(closed, np.inf, shared)) if frugal else None,
     )
 
 
-@functools.lru_cache(maxsize=256)
-def _worthwhile(sizes: bytes, choices: bytes, barred: bytes) -> np.ndarray:
-    """The choices of a block and split that can be best on some machine, for each product: (choices kept, products).
+def _any(values) -> bool:
+    """Whether one of them is not zero; of a number, quicker than numpy."""
+    return bool(values.any()) if isinstance(values, np.ndarray) else values != 0
 
-    A choice is left out where one before it, allowed whenever it is, has no more blocks, no larger ones and no deeper
-    ones, and moves no more: it is then at least as quick whatever the rates, no less frugal, and preferred of equals.
-    Products that keep fewer repeat their first. Exact: what is left out would not have been taken.
+
+def _into(operation, values, other):
+    """`operation` of two arrays, in the place of the first where that has the axes of both: new memory takes longer to
+    get than numbers to compute."""
+    return operation(values, other, out=values if np.broadcast(values, other).shape == values.shape else None)
+
+
+def _whole(waves, is_uneven):
+    """Waves that cost as much as full ones. Blocks that differ in length (`is_uneven`, where a mask shortens those of
+    attention; None: nowhere) even out the last wave."""
+    whole = np.ceil(waves)
+    if is_uneven is not None:
+        rows = np.flatnonzero(np.broadcast_to(is_uneven.ravel(), len(waves)))
+        whole[rows] = np.maximum(waves[rows], 1.0)
+    return whole
+
+
+def _wait_s(row_bytes, loop_cycles_per_byte, prologue_cycles, cycle_s):
+    """How long a block that runs alone waits. [s]"""
+    return (row_bytes * loop_cycles_per_byte + prologue_cycles) * cycle_s
+
+
+def _shared_bytes(columns, rows, partial_bytes, a_bytes, b_bytes, other_bytes):
+    """Traffic of a product to the memory the units share: A is read once for each column of blocks. [bytes]"""
+    return a_bytes * columns + b_bytes * rows + partial_bytes + other_bytes
+
+
+class Tilings(NamedTuple):
+    """The tilings that products may choose from, product by product: one is a block and a split of k.
+
+    Arrays (tilings, *designs), one value along an axis on which they do not depend.
     """
-    batch, m, n, k, a_size, b_size, tile_k = np.frombuffer(sizes).reshape(7, -1, 1)
-    block_m, block_n, split = np.frombuffer(choices).reshape(3, -1)
-    shut = np.frombuffer(barred, bool).reshape(len(split), -1).T  # (products, choices)
-    rows, columns = np.ceil(m / block_m), np.ceil(n / block_n)
-    blocks = batch * rows * columns * split
-    costs = [
-        blocks,
-        np.ceil(k / (tile_k * split)) * tile_k,  # depth
-        np.broadcast_to(block_m * block_n, blocks.shape),
-        np.minimum(m, block_m) + np.minimum(n, block_n),
-        np.minimum(m, block_m) * a_size + np.minimum(n, block_n) * b_size,
-        rows,
-        columns,
-        np.where(split > 1, split, 0.0) + 0.0 * m,  # partial sums, the sum at the end, the rule against idle units
-        shut.astype(float),
-    ]
-    order = np.arange(len(split))
-    better = np.repeat((order[:, None] < order)[None], len(m), axis=0)  # [p, i, j]: i is no worse than j in anything
-    for cost in costs:
-        better &= cost[:, :, None] <= cost[:, None, :]
-    dominated = better.any(axis=1) | shut
-    kept = [np.flatnonzero(~row) for row in dominated]
-    most = max(map(len, kept))
-    return np.array([np.append(row, np.repeat(row[:1], most - len(row))) for row in kept]).T
+
+    product: np.ndarray  # (tilings,)
+    slices: tuple[slice, ...]  # for each product, its tilings
+    is_split: np.ndarray
+    most_waves: np.ndarray  # it may not be chosen beyond so many
+    is_limited: bool  # whether that may happen
+    blocks: np.ndarray
+    rows: np.ndarray  # of blocks
+    columns: np.ndarray
+    macs: np.ndarray  # of a block, loads that share its issue slots counted as such
+    operand_bytes: np.ndarray  # of a block
+    row_bytes: np.ndarray  # of the second operand, one row of a block
+    turns: np.ndarray  # waves over those in which blocks hide each other's waits: 1 / blocks in a unit together
+    partial_bytes: np.ndarray  # partial sums of a split product
+
+    def of(self, values):
+        """Values of products (products or 1, *designs), or of designs, as those of their tilings."""
+        if np.ndim(values) < self.blocks.ndim or len(values) == 1:
+            return values
+        return values.take(self.product, axis=0)
+
+    def least(self, values):
+        """The least of any tiling of each product, (products, *designs)."""
+        return np.minimum.reduceat(values, [one.start for one in self.slices], axis=0)
+
+    def at(self, kept):
+        """Those numbered `kept`, in rising order, none of which depends on the design."""
+        arrays = {name: values[kept] for name, values in self._asdict().items() if isinstance(values, np.ndarray)}
+        limited = bool(np.isfinite(arrays["most_waves"]).any())
+        return self._replace(slices=_slices(arrays["product"]), is_limited=limited, **arrays)
+
+
+def _slices(product) -> tuple[slice, ...]:
+    starts = np.flatnonzero(np.diff(product, prepend=-1)).tolist()
+    return tuple(slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(product)], strict=True))
+
+
+def shared_tilings(sizes, tile, most_units=None) -> Tilings:
+    """`tilings_of` where the designs share them, made once; only those that can be best on machines of `most_units`.
+
+    `sizes` and `tile`: its arguments, in their order; the sizes are float arrays (products, 1, ...), those of `tile`
+    single numbers. To find the best takes longer than to judge all for a few designs: `most_units` None leaves it.
+    """
+    tile = tuple(None if value is None else np.asarray(value).item() for value in tile)
+    if most_units is not None:
+        most_units = 2.0 ** np.ceil(np.log2(most_units))  # the same for all parts of a space, as a rule
+    return _shared_tilings(tuple(size.tobytes() for size in sizes), sizes[0].ndim, tile, most_units)
+
+
+@functools.lru_cache(maxsize=1024)
+def _shared_tilings(sizes: tuple[bytes, ...], rank: int, tile: tuple, most_units: float | None) -> Tilings:
+    """`shared_tilings` of bytes.
+
+    A tiling is left out where one before it is no larger in anything that costs: that one is at least as quick whatever
+    the rates, no less frugal, and preferred of equals. So is one that is split though no machine has idle units. Exact:
+    what is left out would not have been taken.
+    """
+    t = tilings_of(*(np.frombuffer(size).reshape(-1, *[1] * (rank - 1)) for size in sizes), *tile)
+    if most_units is None:
+        return t
+    t = t.at(np.flatnonzero((t.blocks * (1.0 / most_units) <= t.most_waves).ravel()))
+    costs = (t.is_split, t.blocks, t.rows, t.columns, t.macs, t.operand_bytes, t.row_bytes, t.turns, t.partial_bytes)
+    costs = np.stack([cost.ravel() for cost in costs])
+    kept = []
+    for one in t.slices:
+        own = costs[:, one]
+        no_worse = (own[:, :, None] <= own[:, None, :]).all(axis=0)  # [i, j]: i is no worse than j in anything
+        kept.append(one.start + np.flatnonzero(~np.triu(no_worse, 1).any(axis=0)))
+    return t.at(np.concatenate(kept))
+
+
+def tilings_of(
+    batch,
+    m,
+    n,
+    k,
+    useful,
+    is_attention,
+    a_element_bytes,
+    b_element_bytes,
+    tile_m,
+    tile_n,
+    tile_k,
+    thin_tile,
+    batched_tile,
+    max_split,
+    operand_macs,
+    resident_results,
+    reach_bytes,
+    reach_cost,
+) -> Tilings:
+    """Every tiling open to a product on any design: blocks in the order of `BLOCKINGS`, each split of it in turn."""
+    sizes = np.broadcast_arrays(batch, m, n, k, useful, is_attention, a_element_bytes, b_element_bytes)
+    batch, m, n, k, useful, is_attention, a_element_bytes, b_element_bytes = sizes
+    rank = m.ndim - 1
+    single = (batch == 1) | (is_attention > 0)
+    block_m, block_n = _blocks(tile_m, tile_n, thin_tile, rank)
+    side, split = np.minimum(block_m, block_n), _choices(SPLITS, rank)
+    wide = side >= np.minimum(batched_tile, side.max(axis=0))
+    # (products, blockings, splits, *designs)
+    may = (single[:, None, None] | wide[:, None]) & ((split == 1) | (single[:, None, None] & (split <= max_split)))
+    some = may.any(axis=tuple(range(3, may.ndim)))
+    product, blocking, splitting = chosen = np.nonzero(some)
+    most_waves = np.where(split > 1, SPLIT_BLOCKS, np.inf)[splitting]
+    if not may[chosen].all():
+        most_waves = np.where(may[chosen], most_waves, -1.0)
+
+    def by_product(values):
+        return values[:, None]
+
+    # first of (products, blockings), and of (products, splits)
+    high, wide = np.minimum(by_product(m), block_m), np.minimum(by_product(n), block_n)
+    rows, columns = np.ceil(by_product(m) / block_m), np.ceil(by_product(n) / block_n)
+    blocks = by_product(batch) * rows * columns
+    row_bytes = high * by_product(a_element_bytes) + wide * by_product(b_element_bytes)
+    slots = block_m * block_n + operand_macs * (high + wide)
+    if reach_bytes is not None:
+        span = row_bytes * by_product(k)
+        slots = slots * (1.0 + reach_cost * np.maximum(0.0, 1.0 - reach_bytes / span))
+    resident = np.clip(resident_results / (block_m * block_n), 1.0, RESIDENT_BLOCKS)
+    depth = np.ceil(by_product(k) / (tile_k * split)) * tile_k * by_product(useful)
+    partial_bytes = (split > 1) * (2 * PARTIAL_BYTES * split * by_product(batch) * by_product(m) * by_product(n))
+
+    depth = depth[product, splitting]
+    return Tilings(
+        product=product,
+        slices=_slices(product),
+        is_split=(split > 1)[splitting],
+        most_waves=most_waves,
+        is_limited=bool(np.isfinite(most_waves).any()),
+        blocks=blocks[product, blocking] * split[splitting],
+        rows=rows[product, blocking],
+        columns=columns[product, blocking],
+        macs=slots[product, blocking] * depth,
+        operand_bytes=row_bytes[product, blocking] * depth,
+        row_bytes=depth * b_element_bytes[product],
+        turns=(1.0 / resident)[blocking],
+        partial_bytes=partial_bytes[product, splitting],
+    )
 
 
 def _choices(values, rank: int):
-    """Values of the choices of a tiling before `rank` axes of ops and designs, (choices, 1, ...)."""
+    """Values before `rank` axes of designs, (choices, 1, ...)."""
     return values.reshape(-1, *[1] * rank)
 
 
 def _blocks(tile_m, tile_n, thin_tile, rank: int):
-    """Rows and columns of the block of every choice, each split of it in turn, (choices, 1, *designs)."""
-    rows, columns = (_choices(side, rank) for side in np.repeat(BLOCKINGS, len(SPLITS), axis=0).T)
+    """Rows and columns of the block of every one of `BLOCKINGS`, (blockings, *designs)."""
+    rows, columns = (_choices(side, rank) for side in BLOCKINGS.T)
     return np.where(rows == 0, thin_tile, rows * tile_m), np.where(columns == 0, thin_tile, columns * tile_n)
 
 
@@ -256,6 +395,9 @@ def unit_time_s(operations, per_second, sustained):
 
 
 def _pick(values, best):
-    """`values` (choices, ops, *designs) of the `best` choice (ops, *designs)."""
-    values = np.broadcast_to(values, (len(values), *best.shape)).reshape(-1)  # one index is quicker than one an axis
-    return values[best * best.size + np.arange(best.size).reshape(best.shape)]
+    """`values` (choices, *ops and designs), one value along an axis on which they do not depend, of the `best` choice.
+
+    Shaped as `best`, whose axes are those of `values` but the first, or with that of ops in its place.
+    """
+    flat, size = values.reshape(-1), values[0].size
+    return flat.take(best) if size == 1 else flat[best * size + np.arange(size).reshape(values.shape[1:])]

@@ -21,7 +21,7 @@ from workloads.trace import nearest
 
 SAMPLERS = ("random", "sobol")
 #: Designs of a sample drawn at once. Fixed, so that a sample does not depend on the network.
-SAMPLE_DESIGNS = 4096
+SAMPLE_DESIGNS = 8192
 #: Designs of a chunk of a grid that do not share the costly part of the simulation: a chunk is to end soon.
 MOST_COSTLY = 2**12
 #: Numbers of designs are 64-bit.

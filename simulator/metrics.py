@@ -74,7 +74,7 @@ class Metric:
         if self.mix == "design" or len(parts) == 1:
             result, weight = parts[0]
             values = self._of(result)
-            return values * weight if self.mix == "sum" else values
+            return values * weight if self.mix == "sum" and weight != 1 else values
         share = {
             "sum": lambda result: 1.0,
             "time": lambda result: _of_result(result, result.latency_s, "latency_s"),
@@ -101,8 +101,8 @@ def _flat(values, shape: tuple[int, ...], name: str, of: str) -> np.ndarray:
         raise DesignSpaceError(
             f"metric {name!r} must return a number for each design (shape {shape}), got {values!r}"
         ) from None
-    wrong = np.isnan(values)
-    if wrong.any():
+    if np.isnan(values.min(initial=np.inf)):  # one pass: what is not a number is the least
+        wrong = np.isnan(values)
         raise DesignSpaceError(
             f"metric {name!r} of {of} is not a number for {int(wrong.sum())} of {wrong.size} designs"
         )

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulator import boxes, compute, memory, placement, recurrence
+from simulator import boxes, compute, memory, placement, products, recurrence
 from simulator.accelerator import Accelerator, AcceleratorError
 from simulator.plan import Plan, plan_of
 from simulator.result import Result
@@ -99,11 +99,11 @@ def _boxes(plan: Plan, fields: dict, accelerator: Accelerator, whole: bool) -> l
                 by_product.update(along)
             if whole or not plan.is_chain or accelerator.in_memory is not None or not path.startswith(fixed):
                 by_op.update(along)
-    tilings = len(compute.BLOCKINGS) * len(compute.SPLITS) if _is_blocked(accelerator) else len(compute.ROW_SPLITS)
-    tilings *= len(plan.products.m)
+    # blocked products are cut further
+    choices = len(plan.products.m) * (1 if products.is_blocked(accelerator) else len(compute.ROW_SPLITS))
 
     def elements(widths: list[int]) -> int:
-        of_products = tilings * math.prod(widths[axis] for axis in by_product)
+        of_products = choices * math.prod(widths[axis] for axis in by_product)
         of_ops = plan.rows * math.prod(widths[axis] for axis in by_op)
         return max(of_products, of_ops, math.prod(widths))
 
@@ -138,10 +138,6 @@ def _nearest_size(dtype: str, valid: tuple[str, ...]) -> str:
     return min(valid, key=lambda other: abs(element_bytes(other) - element_bytes(dtype)) - 0.01 * element_bytes(other))
 
 
-def _is_blocked(accelerator: Accelerator) -> bool:
-    return accelerator.matrix.dataflow == "output-stationary"
-
-
 def _cost(plan: Plan, f: dict, accelerator: Accelerator, whole: bool) -> dict:
     """All arrays of one box of designs: per op (ops, *designs), totals (1, *designs), each axis of one value where
     nothing varies along it.
@@ -151,7 +147,8 @@ def _cost(plan: Plan, f: dict, accelerator: Accelerator, whole: bool) -> dict:
     levels, shared = list(accelerator.memory), _shared_level(accelerator)
     padding = _padding_bytes(plan, f, accelerator)
     missing = _missing_shares(plan, f, accelerator, padding)
-    product = _product(plan, f, accelerator, levels[shared], missing[shared].weights, padding)
+    weights = missing[shared].weights
+    product = products.cost(plan, f, accelerator, levels[shared], weights, padding, _overlaps(plan, f))
     traffic = _traffic(plan, f, accelerator, shared, product, missing, padding)
     bounds = _bounds(plan, f, accelerator, product, traffic)
 
@@ -278,7 +275,7 @@ def _with_products(plan: Plan, values: np.ndarray | float, of_products: np.ndarr
 def _padding_bytes(plan: Plan, f: dict, accelerator: Accelerator) -> np.ndarray:
     """Bytes by which each product's weights grow where whole tiles are stored. (products, *designs)"""
     p = plan.products
-    if not accelerator.matrix.stores_padded_tiles or _is_blocked(accelerator):
+    if not accelerator.matrix.stores_padded_tiles or products.is_blocked(accelerator):
         return np.zeros_like(p.m)
     share = compute.padded_share(p.n, p.k, f["matrix.tile_n"], f["matrix.tile_k"])
     return (p.weight_bytes > 0) * (p.batch * p.n * p.k * p.b_element_bytes) * (share - 1.0)
@@ -330,66 +327,13 @@ def _by_row(plan: Plan, of_loop: np.ndarray) -> np.ndarray:
     return np.concatenate([of_loop, np.ones((1, *of_loop.shape[1:]))])[plan.loop]
 
 
-_BLOCKED_FIELDS = [
-    "thin_tile",
-    "batched_tile",
-    "max_split",
-    "operand_macs",
-    "loop_cycles_per_byte",
-    "resident_results",
-    "reach_bytes",
-    "reach_cost",
-    "split_cycles",
-]
-
-
-def _product(plan: Plan, f: dict, accelerator: Accelerator, shared: str, weight_missing, padding) -> compute.Product:
-    """Cost of the distinct products on the matrix units."""
-    p = plan.products
-    if not len(p.m):
-        nothing = np.zeros_like(p.m)
-        return compute.Product(*[nothing] * len(compute.Product._fields))
-    # what a private level keeps is not fetched again from the shared one
-    weights = memory.recurrent_bytes(p.weight_bytes + padding, weight_missing[plan.row_of_product], p.uses)
-    names = ["count", "clock_hz", "sustained", "tile_m", "tile_n", "tile_k", "feed_bytes_per_cycle", "prologue_cycles"]
-    names += _BLOCKED_FIELDS if _is_blocked(accelerator) else ["load_cycles"]
-    arguments = {name: f[f"matrix.{name}"] for name in names}
-    arguments |= {name: getattr(p, name) for name in ("batch", "m", "n", "k", "useful", "a_bytes", "a_element_bytes")}
-    attention = p.is_attention > 0
-    if attention.any():
-        if not accelerator.abilities.skips_masked:
-            arguments["useful"] = np.where(attention, 1.0, p.useful)
-        own = _first(f["matrix.attention_sustained"], f["matrix.sustained"])
-        arguments["sustained"] = np.where(attention, own, f["matrix.sustained"])
-    arguments |= {
-        "frugal": _overlaps(plan, f),
-        "b_bytes": weights + p.b_bytes,
-        "other_bytes": p.other_bytes,
-        "macs_per_cycle": _by_dtype([f[f"matrix.macs_per_cycle.{d}"] for d in plan.dtypes], p.dtype, p.m.ndim - 1),
-        "shared_bytes_per_s": f[f"memory.{shared}.bandwidth_bytes_per_s"] * f[f"memory.{shared}.sustained"],
-    }
-    if _is_blocked(accelerator):
-        narrow = f["matrix.narrow_loop_cycles_per_byte"]
-        if narrow is not None:
-            wide = f["matrix.loop_cycles_per_byte"]
-            arguments["loop_cycles_per_byte"] = np.where(p.b_element_bytes < 4, narrow, wide)
-        return compute.output_stationary(b_element_bytes=p.b_element_bytes, is_attention=attention, **arguments)
-    return compute.weight_stationary(**arguments)
-
-
-def _by_dtype(rates: list, index: np.ndarray, rank: int) -> np.ndarray:
-    """The rate of each product's element type, (products, *designs), `rank` axes of designs."""
-    rates = np.stack(np.broadcast_arrays(*rates))
-    return rates.reshape(len(rates), *(rates.shape[1:] or (1,) * rank))[index]
-
-
 def _traffic(plan: Plan, f: dict, accelerator: Accelerator, shared: int, product, missing: list, padding) -> dict:
     """Bytes one run moves at each level: operands by tile up to the shared level, by what fits above it beyond."""
     p = plan.products
     b_bytes = p.weight_bytes + padding + p.b_bytes
     weights = plan.weight_bytes + _spread(plan, padding)
     once = weights + plan.stream_bytes + plan.state_bytes + plan.cache_bytes
-    fragment = [_first(f[f"matrix.fragment_{side}"], f[f"matrix.tile_{side}"]) for side in "mn"]
+    fragment = [products.first(f[f"matrix.fragment_{side}"], f[f"matrix.tile_{side}"]) for side in "mn"]
     levels = list(accelerator.memory)
     traffic = {}
     for position, level in enumerate(levels):
@@ -409,7 +353,3 @@ def _traffic(plan: Plan, f: dict, accelerator: Accelerator, shared: int, product
             reread = memory.reread_bytes(p.batch, p.m, p.n, p.a_bytes, b_bytes, size, above)
             traffic[level] = moved + _spread(plan, reread)
     return traffic
-
-
-def _first(value, otherwise):
-    return otherwise if value is None else value

@@ -585,7 +585,7 @@ def test_chunks_of_two_designs_equal_one_chunk(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(9001,), (3, 3001)])
-def test_more_designs_than_a_chunk_holds(shape, trace, blocked):
+def test_more_designs_than_a_chunk_holds(shape, trace, blocked, monkeypatch):
     """Chunk borders fall between designs, in one dimension and in two; some fields scalar, some of one axis."""
     count = np.arange(1, shape[-1] + 1)
     space = blocked.replace(
@@ -595,12 +595,26 @@ def test_more_designs_than_a_chunk_holds(shape, trace, blocked):
             "memory.l2.capacity": np.linspace(100, 1e4, shape[0]).reshape(shape[0], *[1] * (len(shape) - 1)),
         }
     )
-    widest = len(engine.compute.BLOCKINGS) * len(engine.compute.SPLITS) * 2  # two distinct products
-    chunk = engine.CHUNK_ELEMENTS // widest
-    assert space.designs > 2 * chunk
+    monkeypatch.setattr(engine, "CHUNK_ELEMENTS", 2**14)
+    monkeypatch.setattr(engine.products, "PART_ELEMENTS", 2**13)
+    sizes, parts = [], []
+    of_box, of_part = engine.products.cost, engine.compute.output_stationary
+
+    def box(plan, f, *others):
+        sizes.append(np.size(f["memory.dram.bandwidth_bytes_per_s"]))
+        return of_box(plan, f, *others)
+
+    def part(**arguments):
+        parts.append(np.size(arguments["count"]))
+        return of_part(**arguments)
+
+    monkeypatch.setattr(engine.products, "cost", box)
+    monkeypatch.setattr(engine.compute, "output_stationary", part)
     result = simulate(trace, space)
-    borders = [0, chunk - 1, chunk, chunk + 1, 2 * chunk - 1, 2 * chunk, space.designs - 1]
-    assert_designs_alone(result, trace, space, [tuple(map(int, np.unravel_index(i, shape))) for i in borders])
+    assert len(parts) > len(sizes) > 2
+    chunk, part = max(sizes), max(parts)
+    borders = {0, part - 1, part, part + 1, chunk - 1, chunk, chunk + 1, 2 * chunk - 1, 2 * chunk, space.designs - 1}
+    assert_designs_alone(result, trace, space, [tuple(map(int, np.unravel_index(i, shape))) for i in sorted(borders)])
 
 
 @pytest.mark.parametrize("name", ["v100-sxm", "tpu-v4"])
@@ -720,21 +734,52 @@ def test_leaving_out_what_cannot_be_best_changes_nothing(name, monkeypatch):
     for network in _networks(chip.dtypes[0]):
         space = _chip_of_many(chip)
         few = simulate(network, space)
-        monkeypatch.setattr(engine.compute, "MANY", 10**9)
+        monkeypatch.setattr(engine.products, "MANY", 10**9)
         every = simulate(network, space)
         monkeypatch.undo()
         for key, values in every.output.items():
             np.testing.assert_array_equal(few.output[key], values, err_msg=key)
 
 
-def test_many_designs_may_differ_in_any_side_of_the_tile():
-    """Then no choice of tiling is left out beforehand, and each design is what it is alone."""
+@pytest.mark.parametrize("designs", [120, 360])
+def test_many_designs_may_differ_in_any_side_of_the_tile(designs):
+    """Then they are judged by all tilings, or put together by tile where many share one; each is what it is alone."""
     chip = preset("a100-sxm-80gb")
-    sides = np.tile([8.0, 16.0, 32.0], 40)
+    sides = np.tile([8.0, 16.0, 32.0], designs // 3)
     for path in ("matrix.tile_m", "matrix.tile_n", "matrix.tile_k"):
-        space = chip.replace({path: sides, "matrix.count": np.arange(1, 121)})
+        space = chip.replace({path: sides, "matrix.count": np.arange(1, designs + 1)})
         network = lstm(2, 256, sequence_length=9, dtype="fp16")
         assert_designs_alone(simulate(network, space), network, space, [0, 1, 50, 119])
+
+
+@pytest.mark.parametrize("name", ["a100-sxm-80gb", "v100-sxm"])
+def test_designs_put_together_by_tile_equal_all_of_them_at_once(name, monkeypatch):
+    """A list in no order, and grids with the tile on one axis and on two; products of a batch and masked attention."""
+    chip, rng = preset(name), np.random.default_rng(1)
+    mixed = {"matrix.tile_n": rng.choice([8.0, 24.0, 64.0], 700), "matrix.max_split": rng.choice([1.0, 4.0], 700)}
+    mixed |= {"matrix.count": rng.integers(1, 129, 700).astype(float), "matrix.clock_hz": rng.uniform(1e9, 2e9, 700)}
+    sides = {"matrix.tile_n": [8, 64, 16], "matrix.count": np.arange(1, 129, 3), "matrix.clock": [1e9, 2e9]}
+    spaces = [chip.replace(mixed), chip.grid(sides), chip.grid(sides | {"matrix.tile_m": [16, 32]})]
+    kinds = []
+    of_part = engine.compute.output_stationary
+
+    def part(**arguments):
+        kinds.append("tilings" in arguments)
+        return of_part(**arguments)
+
+    monkeypatch.setattr(engine.compute, "output_stationary", part)
+    for network in _networks(chip.dtypes[0]):
+        for space in spaces:
+            outputs = []
+            for many, elements in ((64, 2**17), (64, 2**10), (10**9, 2**17)):
+                monkeypatch.setattr(engine.products, "MANY", many)
+                monkeypatch.setattr(engine.products, "PART_ELEMENTS", elements)
+                kinds.clear()
+                outputs.append(simulate(network, space).output)
+                assert all(kinds) if many == 64 else not any(kinds)
+            for key, values in outputs[-1].items():
+                np.testing.assert_array_equal(outputs[0][key], values, err_msg=key)
+                np.testing.assert_array_equal(outputs[1][key], values, err_msg=key)
 
 
 @pytest.mark.parametrize("name", ["v100-sxm", "tpu-v4"])

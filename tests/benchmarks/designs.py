@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from streaming import Counted, counting, least_s, streamed_s
 
-from simulator import preset, sensitivity, simulate, sweep, tune
+from simulator import LogRange, preset, sensitivity, simulate, sweep, tune
 from simulator.axes import axes_of
 from simulator.designs import Block, Grid
 from simulator.mix import measured, measures, mix
@@ -64,6 +64,19 @@ def axes(designs: int) -> dict[str, np.ndarray]:
     }
 
 
+def drawn() -> dict[str, object]:
+    """Seven fields to draw designs from that share nothing: those of `axes`, the tile and what the units sustain."""
+    return {
+        "matrix.count": LogRange(16, 128),
+        "matrix.clock": LogRange(0.8e9, 2.0e9),
+        "matrix.sustained": LogRange(0.5, 0.95),
+        "matrix.tile_n": [8, 16, 24, 32, 48, 64],
+        "memory.l2.capacity": LogRange(4e6, 3e8),
+        "memory.dram.bandwidth": LogRange(3e11, 6e12),
+        "latency.launch_s": LogRange(1e-6, 6e-6),
+    }
+
+
 def peak_bytes() -> int:
     """The most memory this process has held."""
     status = Path("/proc/self/status")
@@ -72,9 +85,9 @@ def peak_bytes() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def swept(trace, designs: int, keep: str = "pareto", first: str = "latency_s") -> float:
-    """Designs a second of a sweep that keeps the front of a metric, units and bandwidth."""
-    chip, space = preset("a100-sxm-80gb"), axes(designs)
+def swept(trace, designs: int, keep: str = "pareto", first: str = "latency_s", samples: bool = False) -> float:
+    """Designs a second of a sweep that keeps the front of a metric, units and bandwidth, of a grid or of `samples`."""
+    chip, space = preset("a100-sxm-80gb"), {"samples": designs} | drawn() if samples else axes(designs)
     metrics = [first, "matrix.count", "memory.dram.bandwidth"]
     start, busy = time.perf_counter(), time.process_time()
     found = sweep(trace, chip, metrics=metrics, keep=keep, progress=False, **space)
@@ -145,6 +158,9 @@ def main() -> None:
         swept(trace, 10**6)
         swept(trace, 10**5, first="energy_j")
         simulated(trace, 10**4)
+        print(f"{name}, designs drawn at random, which share nothing")
+        swept(trace, 3 * 10**5, samples=True)
+        swept(trace, 3 * 10**5, samples=True, first="energy_j")
         print(f"{name}, one chunk on one core (target: within 3 times)")
         beside_streaming(trace, ["latency_s"])
         beside_streaming(trace, ["latency_s", "energy_j"])
