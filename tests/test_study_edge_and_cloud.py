@@ -113,7 +113,7 @@ def test_parts_of_the_claim_need_chips_to_judge_them(speaker):
 
 
 def test_a_chip_of_the_edge_stays_one_when_it_is_changed():
-    assert "edge chips" in found_on(SPEAKER, memory__dram__bandwidth="2TB/s").verdict
+    assert "One stream on 1 edge chip (" in found_on(SPEAKER, memory__dram__bandwidth="2TB/s").verdict
 
 
 def test_numbers_are_finite_and_cover_every_chip(finding):

@@ -16,6 +16,8 @@ from workloads.trace import Trace, TraceError, element_bytes, nearest, tensor_by
 
 #: Bytes of one index into an embedding table (a 32 bit integer).
 INDEX_BYTES = 4
+#: Layers of networks whose layers cannot share rows: beyond it a trace would no longer be short.
+MOST_LAYERS_WITH_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -65,22 +67,47 @@ COLLECTIVES = ("all reduce", "all gather", "reduce scatter", "all to all", "broa
 
 
 def check_counts(where: str, /, least: int = 1, **values) -> None:
-    """Raise `TraceError` naming the argument unless each value is a whole number of `least` or more."""
+    """Raise `TraceError` naming the argument unless each value is a whole number of `least` or more, within 64 bits."""
     for name, value in values.items():
-        # True is not a size
-        if isinstance(value, bool) or not hasattr(value, "__index__") or value < least:
+        number = as_integer(value)
+        if not isinstance(number, int) or isinstance(number, bool) or number < least:
             raise TraceError(f"{where}: {name} must be a whole number of {least} or more, got {value!r}")
+        if number >= 2**63:  # not shown: it may have thousands of digits
+            raise TraceError(f"{where}: {name} must be below 2^63, got a number of {number.bit_length()} bits")
+
+
+def refuse_without(where: str, needed: str, /, **values) -> None:
+    """Raise `TraceError` for the first argument that is given (not None), though the one it belongs to is not."""
+    for name, value in values.items():
+        if value is not None:
+            raise TraceError(f"{where}: {name} needs {needed}, got {value!r}")
+
+
+def check_own_rows(where: str, /, **values) -> None:
+    """Raise `TraceError` naming the argument for more layers than a trace should have rows of their own for."""
+    for name, value in values.items():
+        if value > MOST_LAYERS_WITH_ROWS:
+            raise TraceError(
+                f"{where}: {name} must be {MOST_LAYERS_WITH_ROWS} or fewer, as each has rows of its own, got {value}"
+            )
+
+
+def as_integer(value):
+    """`value` as a Python integer, which cannot overflow, where it is a whole number of any type; else as it is."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):  # True is not a size
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:  # an array of several
+        return value
 
 
 def plain_integers(builder: Callable) -> Callable:
-    """A builder that turns numpy integers among its arguments into Python ones, which cannot overflow."""
-
-    def plain(value):
-        return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
+    """A builder that turns numpy integers among its arguments into Python ones."""
 
     @functools.wraps(builder)
     def build(*args, **settings):
-        return builder(*map(plain, args), **{name: plain(value) for name, value in settings.items()})
+        return builder(*map(as_integer, args), **{name: as_integer(value) for name, value in settings.items()})
 
     return build
 
@@ -94,7 +121,7 @@ def check_flags(where: str, **values) -> None:
 
 def check_choice(where: str, name: str, value, choices: Iterable) -> None:
     """Raise `TraceError` naming the argument and the nearest choice unless `value` is one of `choices`."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise TraceError(f"{where}: {name}: unknown {value!r}{nearest(value, choices)}")
 
 

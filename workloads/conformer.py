@@ -99,6 +99,7 @@ def conformer(
         head = linear(rows, vocabulary, hidden, layer="head", op="output projection", **types.columns)
         parts.append(over_calls(head, number))
     else:
+        check_counts(name, prediction_hidden=prediction_hidden)
         parts += transducer_decoder(
             name, number, positions, hidden, sequence_length, symbols=symbols, search=search, vocabulary=vocabulary,
             embedding_size=embedding_size, layers=1, hidden=prediction_hidden, projection=None,

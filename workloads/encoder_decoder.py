@@ -70,11 +70,12 @@ def encoder_decoder(
     trace, nor are their parameters. The other arguments and the errors are those of `transformer`.
     """
     where = name
+    check_counts(where, sequence_length=sequence_length)
     source = sequence_length if source_length is None else source_length
     encoders = layers if encoder_layers is None else encoder_layers
     check_counts(where, layers=layers, encoder_layers=encoders, hidden=hidden, heads=heads, vocabulary=vocabulary)
     check_counts(where, batch=batch, source_length=source)
-    positions, logits = positions or "none", logits or "none"
+    positions, logits = ("none" if choice is None else choice for choice in (positions, logits))
     check_choice(where, "positions", positions, POSITIONS)
     check_choice(where, "logits", logits, LOGITS)
     check_choice(where, "norm", norm, NORMS)

@@ -18,6 +18,7 @@ from workloads.blocks import (
     linear,
     normalisation,
     plain_integers,
+    refuse_without,
     series,
 )
 from workloads.feed_forward import mlp_rows
@@ -315,6 +316,10 @@ def xlstm(
         name, hidden, heads, sequence_length, batch, scan, chunk, mode, dtype, weight_dtype, activation_dtype
     )
     check_counts(name, width=width)
+    if block == "up":
+        refuse_without(name, "block 'down'", key_size=key_size, feed_forward=feed_forward)
+    else:
+        refuse_without(name, "block 'up'", inner=inner)
     norm = "layer" if block == "up" else "rms"
     blocks = []
     if layers > slstm_layers:

@@ -82,7 +82,7 @@ def store_less(trace: Trace, keep: float, *, block: int = 128, compared: int | N
 
     A gate in training would be soft: `training` differentiates the test too. Raises `TraceError` naming the argument:
     `keep` outside (0, 1], sizes that are not positive whole numbers, `compared` beyond the key, a trace without
-    fused causal attention.
+    fused causal attention over keys and values of its own positions, one that is trained already.
     """
     share = _share(keep)
     check_counts("store_less", block=block)
@@ -91,6 +91,8 @@ def store_less(trace: Trace, keep: float, *, block: int = 128, compared: int | N
     rows, places = [], []
     for number, row in enumerate(trace.rows()):
         row = row | {"after": tuple(places[a] for a in row["after"])}
+        if row["phase"] != "forward":
+            raise TraceError(f"store_less: {trace.name} is trained already: use training(store_less(...))")
         if row["kind"] == "attention":
             memory = _Memory.of(trace, number, share, block, compared)
             test, store = memory.test(row), memory.store(row)
@@ -138,11 +140,14 @@ class _Memory:
         if row["matrix_flops"] != 4 * row["batch"] * group * pairs * head_dim:
             raise TraceError(f"store_less: {trace.name}: row {number} is no causal self attention of all its positions")
         key = kv_heads * head_dim
+        types = Types(*(str(trace.columns[c][number]) for c in ("dtype", "weight_dtype", "activation_dtype")))
+        cached = int(trace.columns["cache_bytes"][number])
+        if cached and cached != types.activations(2 * batch * row["k"] * key):
+            raise TraceError(f"store_less: {trace.name}: row {number} caches latents, which stand for keys and values")
         compared = key if compared is None else compared
         check_counts("store_less", compared=compared)
         if compared > key:
             raise TraceError(f"store_less: compared must be at most the {key} features of a key, got {compared}")
-        types = Types(*(str(trace.columns[c][number]) for c in ("dtype", "weight_dtype", "activation_dtype")))
         return cls(batch, kv_heads, group, head_dim, new, row["k"] - new, share, min(block, new), compared, types)
 
     @property

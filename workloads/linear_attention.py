@@ -358,8 +358,9 @@ def rwkv(
     Returns a trace with `sequences` = batch, `tokens` = positions processed. Raises `TraceError` naming the argument.
     """
     steps = check_scan(name, scan, chunk, mode, sequence_length)
+    check_counts(name, layers=layers, hidden=hidden, batch=batch)
     inner = 4 * hidden if inner is None else inner
-    check_counts(name, layers=layers, hidden=hidden, batch=batch, inner=inner)
+    check_counts(name, inner=inner)
     check_flags(name, tied=tied)
     types = element_types(name, dtype, weight_dtype, activation_dtype)
     layer = "block"

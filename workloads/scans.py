@@ -204,7 +204,7 @@ def language_model(
     `positions` new ones of each of `batch` sequences. `logits`: of "all" positions, only the "last", or "none".
     Raises `TraceError` naming the argument.
     """
-    logits = logits or "none"
+    logits = "none" if logits is None else logits
     check_choice(name, "logits", logits, LOGITS)
     check_counts(name, vocabulary=vocabulary)
     rows, normed = batch * positions, batch * positions

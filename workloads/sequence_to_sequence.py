@@ -14,6 +14,7 @@ from workloads.blocks import (
     check_choice,
     check_counts,
     check_flags,
+    check_own_rows,
     each_step,
     element_types,
     elementwise,
@@ -88,7 +89,7 @@ def sequence_to_sequence(
     source = sequence_length if source_length is None else source_length
     words = vocabulary if source_vocabulary is None else source_vocabulary
     features = hidden if embedding_size is None else embedding_size
-    attention = attention or "none"
+    attention = "none" if attention is None else attention
     check_counts(name, layers=layers, hidden=hidden, vocabulary=vocabulary, source_vocabulary=words, batch=batch)
     check_counts(name, sequence_length=sequence_length, source_length=source, embedding_size=features)
     check_choice(name, "mode", mode, MODES)
@@ -96,6 +97,8 @@ def sequence_to_sequence(
     check_choice(name, "attention", attention, ATTENTIONS)
     check_choice(name, "score", score, SCORES)
     check_flags(name, input_feeding=input_feeding, bidirectional=bidirectional, residual=residual, bias=bias)
+    if input_feeding:
+        check_own_rows(name, layers=layers)
     for argument, value, needed in (
         ("input_feeding", input_feeding, "multiplicative"),
         ("score", score != "general", "multiplicative"),

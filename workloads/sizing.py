@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 from workloads.blocks import check_choice, check_counts
 from workloads.trace import Trace, TraceError
@@ -17,12 +18,14 @@ def sized_to(
     """The width, a multiple of `step` up to `most`, at which `make(width)` comes nearest to `target`.
 
     `measure`: "parameters", or "flops", the FLOP of the products. `make` must grow with its width. Raises `TraceError`
-    for an unknown measure and for a target that widths from `step` to `most` do not enclose.
+    for an unknown measure, for a target that is no number and for one that widths from `step` to `most` do not enclose.
     """
     where = "sized_to"
     check_choice(where, "measure", measure, MEASURES)
     check_counts(where, step=step)
     check_counts(where, step, most=most)
+    if not isinstance(target, Real) or isinstance(target, bool):
+        raise TraceError(f"{where}: target must be a number of {measure}, got {target!r}")
 
     def size(units: int) -> float:
         trace = make(units * step)

@@ -148,10 +148,9 @@ def transducer(
     check_counts(name, time_reduction=time_reduction)
     types = element_types(name, dtype, weight_dtype, activation_dtype).columns
     before = max(1, layers // 2) if reduction_after is None else reduction_after
-    if time_reduction > 1:
-        check_counts(name, reduction_after=before)
-        if before >= layers:
-            raise TraceError(f"{name}: reduction_after must be below layers ({layers}), got {before}")
+    check_counts(name, reduction_after=before)
+    if time_reduction > 1 and before >= layers:
+        raise TraceError(f"{name}: reduction_after must be below layers ({layers}), got {before}")
     number, frames = calls(name, sequence_length, chunk, decimate * time_reduction)
     encoder = _reduced_encoder(
         layers, hidden, features * stack, before, time_reduction, decimate, frames, number,
@@ -162,7 +161,7 @@ def transducer(
     decoder = transducer_decoder(
         name, number, frames, projection or hidden, sequence_length, symbols=symbols, search=search,
         vocabulary=vocabulary, embedding_size=embedding_size, layers=prediction_layers,
-        hidden=prediction_hidden or hidden, projection=prediction_projection,
+        hidden=hidden if prediction_hidden is None else prediction_hidden, projection=prediction_projection,
         joint=joint, batch=batch, types=types,
     )  # fmt: skip
     return _heard([*encoder, *decoder], name, batch, sequence_length)
@@ -195,6 +194,12 @@ def transducer_decoder(
     spoken = -(-sequence_length * SYMBOLS_PER_S // FRAMES_PER_S) if symbols is None else symbols
     check_counts(where, symbols=spoken, vocabulary=vocabulary, embedding_size=embedding_size, joint=joint)
     check_counts(where, prediction_layers=layers, prediction_hidden=hidden)
+    if projection is not None:
+        check_counts(where, prediction_projection=projection)
+        if projection >= hidden:
+            raise TraceError(
+                f"{where}: prediction_projection must be smaller than prediction_hidden ({hidden}), got {projection}"
+            )
     greedy = search == "greedy"
     times, rows = (spoken, 1) if greedy else (1, spoken + 1)  # the start symbol is one of the prefixes
     evaluations, pairs = (number * frames + spoken, 1) if greedy else (1, number * frames * rows)
@@ -258,7 +263,10 @@ def speech_network(
     stride 2 x 1, of 32 maps without padding, each with batch norm and a clipped relu. `sequence_length`: frames of
     `frequencies` values. Logits, no softmax. Raises `TraceError` as `workloads.gru` and `conv2d` do.
     """
-    check_counts(name, layers=layers, hidden=hidden, outputs=outputs, batch=batch, sequence_length=sequence_length)
+    check_counts(name, layers=layers, hidden=hidden, outputs=outputs, batch=batch)
+    # what the first convolution leaves must not be smaller than the kernel of the second
+    check_counts(name, 81, frequencies=frequencies)
+    check_counts(name, 31, sequence_length=sequence_length)
     types = element_types(name, dtype, weight_dtype, activation_dtype).columns
     maps, parts, size = 32, [], (frequencies, sequence_length)
     for number, (channels, kernel, stride) in enumerate(((1, (41, 11), (2, 2)), (maps, (21, 11), (2, 1)))):

@@ -134,6 +134,11 @@ def tcn(
     sizes = {"input_size": input_size, "output_size": output_size}
     sizes = {key: hidden if value is None else value for key, value in sizes.items()}
     check_counts(where, **sizes)
+    if levels > 62 or receptive_field(levels, kernel_size, dilation_base) >= 2**63:
+        raise TraceError(
+            f"{where}: levels must be few enough for a receptive field below 2^63 positions, got {levels} of "
+            f"kernel_size {kernel_size} and dilation_base {dilation_base}"
+        )
     check_choice(where, "mode", mode, MODES)
     check_choice(where, "activation", activation, ACTIVATIONS)
     check_flags(where, weight_norm=weight_norm, bias=bias)

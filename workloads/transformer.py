@@ -12,6 +12,7 @@ from workloads.blocks import (
     elementwise,
     linear,
     plain_integers,
+    refuse_without,
     series,
 )
 from workloads.experts import Experts, checked_experts
@@ -99,7 +100,7 @@ def transformer(
     where = name
     check_counts(where, layers=layers, hidden=hidden, heads=heads, vocabulary=vocabulary, batch=batch)
     check_counts(where, 0, segments=segments)
-    positions, logits = positions or "none", logits or "none"
+    positions, logits = ("none" if choice is None else choice for choice in (positions, logits))
     check_choice(where, "positions", positions, POSITIONS)
     check_choice(where, "logits", logits, LOGITS)
     check_choice(where, "norm", norm, NORMS)
@@ -115,16 +116,16 @@ def transformer(
         max_positions=past + new if max_positions is None else max_positions, segments=segments,
         norm=norm if embedding_norm else None, bias=bias, owns_table=True, layer="embedding", types=types,
     )  # fmt: skip
-    latent = None
-    if latent_size is not None:
-        latent = {
-            "latent_size": latent_size, "query_latent_size": query_latent_size, "rotary_dim": rotary_dim,
-            "value_dim": value_dim, "absorbed": absorbed,
-        }  # fmt: skip
-    if expert_inner is not None:
-        check_counts(where, expert_inner=expert_inner)
-    each = expert_inner or inner or 4 * hidden
-    mixture = _mixture(where, layers, experts, experts_per_token, each, shared_experts, dense_layers)
+    check_flags(where, skip_masked=skip_masked, merge_qkv=merge_qkv)
+    check_counts(where, rotary_dim=rotary_dim)
+    latent = {"query_latent_size": query_latent_size, "value_dim": value_dim, "absorbed": absorbed}
+    if latent_size is None:
+        refuse_without(where, "latent_size", **latent)
+        latent = None
+    else:
+        latent |= {"latent_size": latent_size, "rotary_dim": rotary_dim}
+    each = {"experts_per_token": experts_per_token, "expert_inner": expert_inner}
+    mixture = _mixture(where, layers, experts, inner or 4 * hidden, shared_experts, dense_layers, **each)
 
     def block(layer: str, mixture: Experts | None) -> Trace:
         return block_of_parts(
@@ -149,19 +150,20 @@ def transformer(
 
 
 def _mixture(
-    where: str, layers: int, experts: int | None, experts_per_token: int | None, inner: int, shared_experts: int,
-    dense_layers: int,
+    where: str, layers: int, experts: int | None, inner: int, shared_experts: int, dense_layers: int, *,
+    experts_per_token: int | None, expert_inner: int | None,
 ) -> Experts | None:  # fmt: skip
     """Checked sizes of the experts, None where there are none."""
     check_counts(where, 0, shared_experts=shared_experts, dense_layers=dense_layers)
     if experts is None:
-        given = {"experts_per_token": experts_per_token or 0, "shared_experts": shared_experts}
-        for field, value in (given | {"dense_layers": dense_layers}).items():
-            if value:
-                raise TraceError(f"{where}: {field} needs experts, got {value}")
+        numbers = {"shared_experts": shared_experts or None, "dense_layers": dense_layers or None}
+        refuse_without(where, "experts", expert_inner=expert_inner, experts_per_token=experts_per_token, **numbers)
         return None
     if dense_layers >= layers:
         raise TraceError(f"{where}: dense_layers must be fewer than the {layers} layers, got {dense_layers}")
+    if expert_inner is not None:
+        check_counts(where, expert_inner=expert_inner)
+        inner = expert_inner
     return checked_experts(where, experts, experts_per_token, inner, shared_experts)
 
 

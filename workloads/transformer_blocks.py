@@ -202,8 +202,8 @@ def embedding_rows(
     settings = {"types": types, "layer": layer}
     tokens = embedding.row(rows, vocabulary, hidden, **settings)
     table = [tokens if owns_table else tokens | {"parameters": 0}]
+    check_counts(where, max_positions=max_positions)
     if positions == "learned":
-        check_counts(where, max_positions=max_positions)
         if last > max_positions:
             raise TraceError(
                 f"{where}: sequence_length: {last} positions are asked for, max_positions is {max_positions}"

@@ -13,6 +13,7 @@ from workloads.blocks import (
     check_choice,
     check_counts,
     check_flags,
+    check_own_rows,
     copy,
     element_types,
     elementwise,
@@ -77,6 +78,7 @@ def neural_turing_machine(
     outputs = inputs if outputs is None else outputs
     check_counts(name, hidden=hidden, sequence_length=sequence_length, locations=locations, width=width)
     check_counts(name, inputs=inputs, outputs=outputs, layers=layers, batch=batch)
+    check_own_rows(name, layers=layers)
     check_counts(name, read_heads=read_heads, write_heads=write_heads)
     check_counts(name, 0, shift=shift)
     check_choice(name, "controller", controller, CONTROLLERS)

@@ -16,7 +16,7 @@ from workloads.attention import attention
 from workloads.blocks import check_choice, check_counts, check_flags
 from workloads.networks import recurrent_network
 from workloads.recurrent import gru, lstm, rnn
-from workloads.trace import Trace, TraceError
+from workloads.trace import Trace, TraceError, nearest
 from workloads.transformer_blocks import decoder_block, encoder_block
 
 WHERE = "unequal"
@@ -48,8 +48,9 @@ def unequal(
     likewise: positions stay the same, pairs of positions are then slightly fewer.
 
     Returns a trace with `sequences` = number of lengths, `tokens` = the longest. Raises `TraceError` naming the
-    argument: no lengths or one below 1, a builder that cannot be packed, `wavefront` (its layers overlap across
-    stretches), attention that is not fused or has a cache, `sequence_length` or `batch` among the settings.
+    argument: no lengths or one below 1, sizes or settings the builder does not take, a builder that cannot be packed,
+    `wavefront` (its layers overlap across stretches), attention that is not fused or has a cache, `sequence_length` or
+    `batch` among the settings.
     """
     name, build = _builder(build, packed)
     lengths = _checked(lengths)
@@ -58,6 +59,7 @@ def unequal(
     for setting in ("sequence_length", "batch"):
         if setting in settings:
             raise TraceError(f"{WHERE}: {setting} follows from lengths, got {settings[setting]!r}")
+    _check_settings(name, build, sizes, settings)
     if not packed:
         return build(*sizes, sequence_length=max(lengths), batch=len(lengths), **settings)
     for setting in ("wavefront", "cache", "cache_length", "memory_length"):
@@ -195,6 +197,19 @@ def _builder(build: Callable | str, packed: bool) -> tuple[str, Callable]:
     if not {"sequence_length", "batch"} <= set(accepted):
         raise TraceError(f"{WHERE}: build must take sequence_length and batch, got {name}")
     return name, build
+
+
+def _check_settings(name: str, build: Callable, sizes: tuple, settings: dict) -> None:
+    signature = inspect.signature(build)
+    known = signature.parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        for setting in settings:
+            if setting not in known:
+                raise TraceError(f"{WHERE}: {name}: unknown setting {setting!r}{nearest(setting, known)}")
+    try:
+        signature.bind(*sizes, sequence_length=1, batch=1, **settings)
+    except TypeError as error:
+        raise TraceError(f"{WHERE}: {name}: {error}") from None
 
 
 def _checked(lengths: Iterable[int]) -> list[int]:

@@ -189,7 +189,8 @@ def _verdict(cases: Sequence[Case]) -> str:
         sizes = _joined([f"{c.from_size} units on {c.name}" for c in large])
         text.append(f"{percent(DECIDES)} of what the bandwidths promise, or more, is kept from {sizes}.")
     if never:
-        text.append(f"No LSTM of up to {SIZES[-1]} units gets that far on {_joined([c.name for c in never])}.")
+        far = "gets that far" if large else f"keeps {percent(DECIDES)} of what the bandwidths promise"
+        text.append(f"No LSTM of up to {SIZES[-1]} units {far} on {_joined([c.name for c in never])}.")
     bound = [c for c in cases if fixed_share(c.usual.with_) >= DECIDES]
     if bound:
         text.append(

@@ -10,7 +10,7 @@ import numpy as np
 from reports.studies import evidence
 from reports.studies.compute_or_bandwidth_chart import answers_chart
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, Table
-from reports.studies.usual import count_of, element_type, plain_text, span
+from reports.studies.usual import count_of, counted, element_type, on_chips, plain_text, span
 from simulator import Accelerator, preset, simulate
 from workloads import Trace, lstm, network, networks
 
@@ -160,11 +160,12 @@ def _limits(n: Mapping[str, float]) -> str:
             f"there; in {n['recurrent_little_to_either']} both are worth less than {LITTLE} %. "
         )
     said += (
-        f"With 256 sequences at once the LSTM answers more to compute in "
-        f"{count_of(n['batched_more_to_compute'], n['batched_pairs'])} pairs. One token at a time the Transformer "
-        f"answers more to bandwidth in {count_of(n['decode_more_to_bandwidth'], n['decode_pairs'])}, much in "
-        f"{n['decode_much_to_bandwidth']}: there it asks for what the recurrence asks for. "
+        f"With 256 sequences at once the LSTM answers more to compute on "
+        f"{on_chips(n['batched_more_to_compute'], n['batched_pairs'])}. One token at a time the Transformer "
+        f"answers more to bandwidth on {on_chips(n['decode_more_to_bandwidth'], n['decode_pairs'])}, much on "
+        f"{n['decode_much_to_bandwidth']}"
     )
+    said += ": there it asks for what the recurrence asks for. " if n["decode_more_to_bandwidth"] else ". "
     return said + "Elasticities hold near each chip as it is; twice as much of a resource meets the next limit."
 
 
@@ -213,8 +214,8 @@ def _chart(found, n: Mapping[str, float]) -> Chart:
     shown = ("bandwidth", "compute", "waits")
     return Chart(
         draw=lambda: answers_chart(found, shown),
-        alt=f"Three heat maps of {len(found)} networks on {len(chips)} chips: per cent faster for one per cent more "
-        f"bandwidth, more compute, less waiting. Recurrent networks at batch 1: in the median "
+        alt=f"Three heat maps of {len(found)} networks on {counted(len(chips), 'chip')}: per cent faster for one per "
+        f"cent more bandwidth, more compute, less waiting. Recurrent networks at batch 1: in the median "
         f"{_two(n['recurrent_bandwidth_median'])} for bandwidth, {_two(n['recurrent_compute_median'])} for compute; "
         f"networks without recurrence: {_two(n['parallel_bandwidth_median'])} and "
         f"{_two(n['parallel_compute_median'])}.",

@@ -15,7 +15,7 @@ TITLES = {"bandwidth": "1 % more memory bandwidth", "compute": "1 % more compute
 def answers_chart(found: Mapping[str, Mapping[str, Mapping[str, float]]], resources: Sequence[str]):
     """A heat map for each resource, networks by chips, every cell with its number."""
     names, chips = list(found), list(next(iter(found.values())))
-    axes = new_grid(len(resources), 1, (2.4 + 0.5 * len(chips), 0.5 + 0.24 * len(names)))
+    axes = new_grid(len(resources), 1, (2.4 + 0.5 * max(len(chips), 4), 0.5 + 0.24 * len(names)))
     for ax, resource in zip(axes, resources, strict=True):
         values = np.array([[found[name][chip][resource] for chip in chips] for name in names])
         mesh = ax.imshow(values, cmap="cividis", vmin=0.0, vmax=1.0, aspect="auto")

@@ -21,7 +21,8 @@ from reports.studies.speech_models import (
     usd_per_hour_owned,
     with_room,
 )
-from reports.studies.study import Bench, Chart, Finding, Outside, Study, Table
+from reports.studies.study import Bench, Chart, Finding, Outside, Study, StudyError, Table
+from reports.studies.usual import counted, listed, on_chips, three_digits
 from simulator import Accelerator, Result, preset, simulate
 from workloads import network, speech_s
 from workloads.streaming import FRAMES_PER_S
@@ -124,6 +125,12 @@ def _names(found: Sequence[OnChip]) -> str:
     return ", ".join(f.chip.name for f in found) or "none"
 
 
+def _on(some: Sequence[OnChip], edge: Sequence[OnChip]) -> str:
+    """'2 of 5 edge chips (a and b)', 'the one edge chip', 'no edge chip'."""
+    words = on_chips(len(some), len(edge), "edge chip")
+    return f"{words} ({_names(some)})" if 0 < len(some) < len(edge) else words
+
+
 def _span(values) -> str:
     low, high = (f"{value:.0f}" if value >= 100 else f"{value:.2g}" for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
@@ -143,27 +150,29 @@ def verdict(found: Sequence[OnChip]) -> str:
         ahead = [f for f in edge if recurrent_lead(f.factor) > NO_BETTER]
         per_flop = [f for f in edge if recurrent_lead(f.equal_flops) > NO_BETTER]
         text.append(
-            f"One stream on {len(edge)} edge chips (below {EDGE_W:g} W), calls that wait 0.3 s, equal parameters: the "
+            f"One stream on {counted(len(edge), 'edge chip')} (below {EDGE_W:g} W), calls that wait 0.3 s, equal "
+            "parameters: the "
             f"LSTM takes {_slower(edge, 'factor')} times as long as the Conformer. "
             f"The quicker of LSTM and RNN-T is more than {NO_BETTER - 1:.0%} quicker than the Conformer on "
-            f"{len(ahead)} of {len(edge)} ({_names(ahead)}), at equal FLOP on {len(per_flop)} ({_names(per_flop)})."
+            f"{_on(ahead, edge)}, at equal FLOP on {_on(per_flop, edge)}."
         )
         small = [f for f in edge if not f.holds_weights]
         if small:
             lstm, attention = ([f.gain_of_room(kind) for f in small] for kind in ("LSTM", "Conformer"))
             text.append(
-                f"On the {len(small)} that cannot keep the weights, memory on chip for all of them would make the LSTM "
+                f"On {'the one' if len(small) == 1 else f'the {len(small)}'} that cannot keep the weights, memory on "
+                "chip for all of them would make the LSTM "
                 f"{_span(lstm)} times and the Conformer {_span(attention)} times as quick: a step of an LSTM reads its "
                 "recurrent weights for one position, a chunk of the Conformer all of them for "
                 f"{WAIT['Conformer'] // 4}."
             )
     if cloud:
-        gains = {kind: [f.gain_of_streams(kind) for f in cloud] for kind in KINDS}
-        text.append(
-            "In the cloud a chip hears "
-            + ", ".join(f"{_span(gains[kind])} times as many {kind} streams" for kind in KINDS)
-            + " together as one after another."
-        )
+        heard = {kind: [f.gain_of_streams(kind) for f in cloud if f.served[kind].streams] for kind in KINDS}
+        many = [f"{_span(gains)} times as many {kind} streams" for kind, gains in heard.items() if gains]
+        if many:
+            text.append(f"In the cloud a chip hears {listed(many)} together as one after another.")
+        else:
+            text.append("In the cloud no chip hears even one stream in real time.")
     return " ".join(text)
 
 
@@ -175,8 +184,8 @@ def limits(found: Sequence[OnChip]) -> str:
         behind = [f for f in edge if f.at_once["Conformer"] > f.at_once["LSTM"]]
         text.append(
             "It rests on the wait: with calls of one step of 30 ms or one position of 40 ms the LSTM takes "
-            f"{_slower(edge, 'at_once')} times as long as the Conformer, which is slower on {len(behind)} of "
-            f"{len(edge)} edge chips ({_names(behind)})."
+            f"{_slower(edge, 'at_once')} times as long as the Conformer, which is slower on "
+            f"{_on(behind, edge)}."
         )
     keep = [f for f in found if f.holds_weights]
     text.append(
@@ -290,14 +299,18 @@ def outside() -> list[Outside]:
 
 def run(bench: Bench) -> Finding:
     """Measures every chip and says what follows."""
-    pairs = zip(bench.chips(*CHIPS), Bench(on=bench.on).chips(*CHIPS), strict=True)
+    chips = bench.chips(*CHIPS)
+    for chip in chips:
+        if "int8" not in chip.dtypes:
+            raise StudyError(f"edge-and-cloud: {chip.name} has no int8 arithmetic")
+    pairs = zip(chips, Bench(on=bench.on).chips(*CHIPS), strict=True)
     found = [measure(chip, as_shipped) for chip, as_shipped in pairs]
     fares, _ = judge(found)
     sizes = edge_and_cloud_chart.by_size(WIDTHS, [f.chip for f in found])
     chart = Chart(
         draw=lambda: edge_and_cloud_chart.draw(found, sizes, KINDS),
         alt="Three panels. Real-time factor of one stream by chip: "
-        + "; ".join(f"{f.chip.name} " + ", ".join(f"{k} {f.factor[k]:.2g}" for k in KINDS) for f in found)
+        + "; ".join(f"{f.chip.name} " + ", ".join(f"{k} {three_digits(f.factor[k])}" for k in KINDS) for f in found)
         + ". Real-time factor against streams heard together. Real-time factor against parameters.",
         caption="Left: one stream, calls that wait 0.3 s, equal parameters; below the line is faster than real time. "
         "Middle: time for a second of speech of all streams; a chip hears as many as it has below the line. "

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from reports.requests import substitute
 from reports.studies.hierarchy_charts import lengths_chart, windows_chart
 from reports.studies.study import Bench, Finding, Study, StudyError, Table
+from reports.studies.usual import on_chips
 from reports.units import format_quantity
 from simulator import Accelerator, Result, simulate
 from workloads import Trace, attention, hierarchical_attention, lstm
@@ -221,10 +222,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
-def _of(hits: float, total: float) -> str:
-    return f"all {total:.0f} chips" if hits == total else f"{hits:.0f} of {total:.0f} chips" if hits else "no chip"
-
-
 def _span(n: Mapping[str, float], name: str, unit: str = "%") -> str:
     """The range over the chips, as per cent or as times."""
     low, high = (n[f"{name}_{end}"] * (100 if unit == "%" else 1) for end in ("least", "most"))
@@ -236,11 +233,10 @@ def _verdict(n: Mapping[str, float]) -> str:
     interval = ""
     if n["calibrated"]:
         interval = (
-            f" (on {n['apart']:.0f} of the {n['calibrated']:.0f} calibrated chips the 80 % intervals of the two do not "
-            "overlap)"
+            f" (the 80 % intervals of the two lie apart on {on_chips(n['apart'], n['calibrated'], 'calibrated chip')})"
         )
     step = (
-        f"less than a step of the LSTM on {_of(n['step_quicker_than_lstm_chips'], n['chips'])} "
+        f"less than a step of the LSTM on {on_chips(n['step_quicker_than_lstm_chips'], n['chips'])} "
         f"({_span(n, 'next_of_lstm', 'times')} its time)"
     )
     return (
@@ -248,10 +244,10 @@ def _verdict(n: Mapping[str, float]) -> str:
         f"{n['hops']:.0f} hops; flat attention takes {n['hops_of_flat']:.0f}, the LSTM {n['hops_of_lstm']:,.0f}. With "
         f"an output at every position and equal parameters the hierarchy does {_percent(n['pair_share'])} of the work "
         f"of flat attention in scores and sums, {_percent(n['flop_share'])} with projections, and takes "
-        f"{_span(n, 'whole_of_flat')} of its time: half or less on {_of(n['whole_fraction_chips'], n['chips'])}"
-        f"{interval}. It is quicker than the LSTM on {_of(n['quicker_than_lstm_chips'], n['chips'])}, taking "
+        f"{_span(n, 'whole_of_flat')} of its time: half or less on {on_chips(n['whole_fraction_chips'], n['chips'])}"
+        f"{interval}. It is quicker than the LSTM on {on_chips(n['quicker_than_lstm_chips'], n['chips'])}, taking "
         f"{_span(n, 'whole_of_lstm')} of its time. For one new vector it takes {_span(n, 'next_of_flat')} of flat "
-        f"attention's time, half or less on {_of(n['next_fraction_chips'], n['chips'])}, and {step}."
+        f"attention's time, half or less on {on_chips(n['next_fraction_chips'], n['chips'])}, and {step}."
     )
 
 
@@ -268,7 +264,7 @@ def _limits(n: Mapping[str, float], chips: Sequence[OnChip]) -> str:
         f"{_percent(n['held_share_of_summaries'])} of the keys and values are kept for the next vector; sliding "
         f"windows, which make every vector of a level anew at every position, keep "
         f"{_percent(n['held_share_of_sliding'])}. {_windows(n, chips)} With {MANY} sequences side by side the "
-        f"hierarchy is quicker than the LSTM on {_of(n['many_quicker_than_lstm_chips'], n['chips'])}, taking "
+        f"hierarchy is quicker than the LSTM on {on_chips(n['many_quicker_than_lstm_chips'], n['chips'])}, taking "
         f"{_span(n, 'many_of_lstm')} of its time. What a summary of a window forgets is not counted here."
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from reports.canvas import FONT_SIZE, LABEL_SIZE, new_grid
 from reports.palette import CATEGORIES, INK
 from reports.studies.study import Chart
+from reports.studies.usual import three_digits
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 #: Marks of a ratio on a logarithmic axis.
@@ -55,7 +56,7 @@ def lengths_chart(chip, tasks: Sequence[tuple], networks: Sequence[str], lengths
         return figure
 
     ends = "; ".join(
-        f"{title}: " + ", ".join(f"{network} {times[task][network][-1]:.3g} ms" for network in networks)
+        f"{title}: " + ", ".join(f"{network} {three_digits(times[task][network][-1])} ms" for network in networks)
         for title, task in tasks
     )
     return Chart(

@@ -10,7 +10,7 @@ import numpy as np
 from reports.studies import evidence
 from reports.studies.memory_bound_charts import intensity_chart, utilisation_chart
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, Table
-from reports.studies.usual import count_of, counted, element_type, held_back, largest, span
+from reports.studies.usual import count_of, counted, element_type, held_back, largest, on_chips, span
 from simulator import Accelerator, Result, preset, simulate
 from workloads import Trace, gru, lstm, network, networks, rnn, transformer
 
@@ -139,10 +139,10 @@ def _holds(n: Mapping[str, float]) -> str:
 
 
 def _verdict(n: Mapping[str, float]) -> str:
-    ridges = span((n["ridge_low_flops_per_byte"], n["ridge_high_flops_per_byte"]), "{:.0f}", "FLOP/byte")
+    ridges = span((n["ridge_low_flops_per_byte"], n["ridge_high_flops_per_byte"]), "{:.3g}", "FLOP/byte")
     said = (
         f"At batch 1, {count_of(n['recurrent_left_of_ridge'], n['recurrent_pairs'])} pairs of recurrent network and "
-        f"chip lie left of the ridge: {_range(n, 'recurrent')} FLOP/byte against ridges of {ridges}. They use "
+        f"chip lie left of the ridge: {_range(n, 'recurrent')} FLOP/byte against {ridges} at the ridge. They use "
         f"{_used(n, 'recurrent')} of the matrix peak. Most of their time goes to memory in "
         f"{n['recurrent_mostly_memory']} pairs, to waiting for launches and the step before in "
         f"{n['recurrent_mostly_waits']}, to arithmetic in {n['recurrent_mostly_arithmetic']}.\n"
@@ -152,24 +152,25 @@ def _verdict(n: Mapping[str, float]) -> str:
         if f"{group}_pairs" in n:
             said += (
                 f"{name} lies at {_range(n, group)} FLOP/byte, left of the ridge on "
-                f"{count_of(n[f'{group}_left_of_ridge'], n[f'{group}_pairs'])} chips, and uses {_used(n, group)}. "
+                f"{on_chips(n[f'{group}_left_of_ridge'], n[f'{group}_pairs'])}, and uses {_used(n, group)}. "
             )
     return said.strip()
 
 
 def _limits(n: Mapping[str, float], chips: Sequence[Accelerator]) -> str:
     reached = len(chips) - n["chips_no_batch_reaches"]
-    said = "It is the batch that decides: "
+    never, said = n["chips_no_batch_reaches"], ""
     if reached:
         at = span([n["ridge_batch_low"], n["ridge_batch_high"]], "{:.0f}")
-        said += f"a batch of {at} brings the recurrent product of an LSTM of {HIDDEN} units to the ridge of "
-        said += f"{counted(reached, 'chip')}. "
-    if n["chips_no_batch_reaches"]:
-        said += f"No batch does for {HIDDEN} units on {counted(n['chips_no_batch_reaches'], 'chip')}. "
+        said += f"It is the batch that decides: a batch of {at} brings the recurrent product of an LSTM of {HIDDEN} "
+        said += f"units to the ridge of {on_chips(reached, len(chips))}. "
+    elif never:
+        said += f"No batch brings the recurrent product of an LSTM of {HIDDEN} units to the ridge. "
     if n["widest_that_never_crosses"]:
+        on = f" on at least one of {len(chips)} chips" if len(chips) > 1 else ""
         said += (
-            f"Up to {n['widest_that_never_crosses']} units no batch does on at least one of "
-            f"{counted(len(chips), 'chip')}, since state and gate sums grow with the batch as the arithmetic does. "
+            f"Up to {n['widest_that_never_crosses']} units no batch does{on}, since state and gate sums grow with the "
+            "batch as the arithmetic does. "
         )
     if n["recurrent_mostly_waits"]:
         said += (
@@ -178,7 +179,7 @@ def _limits(n: Mapping[str, float], chips: Sequence[Accelerator]) -> str:
         )
     others = {"decode": "one token of a Transformer", "convolution": "a ResNet-50 of one image, its maps unfused,"}
     left = [
-        f"{name} is left of the ridge on {count_of(n[f'{group}_left_of_ridge'], n[f'{group}_pairs'])} chips"
+        f"{name} is left of the ridge on {on_chips(n[f'{group}_left_of_ridge'], n[f'{group}_pairs'])}"
         for group, name in others.items()
         if n.get(f"{group}_left_of_ridge")
     ]
@@ -213,7 +214,7 @@ def _chip_table(chips, ridges: Mapping, crossings: Mapping) -> Table:
         caption="Ridge of each chip, and the batch that brings the recurrent product of an LSTM to it",
         columns=["chip", "type", "peak [TFLOP/s]", "bandwidth [TB/s]", "ridge [FLOP/byte]", *batches],
         rows=rows,
-        formats={"peak [TFLOP/s]": "{:.4g}", "bandwidth [TB/s]": "{:.3g}", "ridge [FLOP/byte]": "{:.0f}"},
+        formats={"peak [TFLOP/s]": "{:.4g}", "bandwidth [TB/s]": "{:.3g}", "ridge [FLOP/byte]": "{:.3g}"},
     )
 
 
@@ -251,16 +252,16 @@ def _charts(lying, ridges, dtypes, batches, widths, n: Mapping[str, float]) -> l
         Chart(
             draw=lambda: intensity_chart(lying, ridges, dtypes),
             alt=f"Dots show FLOP per byte of each network at batch 1, 16 and 256, from {ends[0]:.3g} to {ends[1]:.3g}; "
-            f"vertical lines the ridges of {len(ridges)} chips, from {min(ridges.values()):.0f} to "
-            f"{max(ridges.values()):.0f} FLOP/byte. At batch 1 the recurrent networks stand at "
+            f"vertical lines the ridges of {counted(len(ridges), 'chip')}, from {min(ridges.values()):.3g} to "
+            f"{max(ridges.values()):.3g} FLOP/byte. At batch 1 the recurrent networks stand at "
             f"{_range(n, 'recurrent')}; the Transformer's prefill at {_range(n, 'prefill')}.",
             caption="Arithmetic intensity of each network, every op reading its operands anew, and the chips' ridges.",
             source=source,
         ),
         Chart(
             draw=lambda: utilisation_chart(batches, widths, HIDDEN),
-            alt=f"Two charts of utilisation of the matrix peak by an LSTM on {len(batches)} chips. Left, against "
-            f"batch: {_ends(batches)}. Right, against hidden size at batch 1: {_ends(widths)}.",
+            alt=f"Two charts of utilisation of the matrix peak by an LSTM on {counted(len(batches), 'chip')}. Left, "
+            f"against batch: {_ends(batches)}. Right, against hidden size at batch 1: {_ends(widths)}.",
             caption=f"Utilisation of the matrix peak by an LSTM of {LAYERS} layers over {STEPS} steps. Marker: what "
             "takes most of the time.",
         ),

@@ -12,6 +12,7 @@ import numpy as np
 from reports.requests import substitute
 from reports.studies.path_length_charts import gains_chart, paths_chart
 from reports.studies.study import Bench, Finding, Outside, Study, StudyError, Table
+from reports.studies.usual import on_chips, ranged
 from reports.units import format_quantity
 from simulator import Accelerator, preset, simulate
 from workloads import (
@@ -296,13 +297,19 @@ def _names(*kinds: str) -> str:
     return f"{', '.join(labels[:-1])} and {labels[-1]}"
 
 
-def _chips(hits: float, total: float) -> str:
-    return f"all {total:.0f} chips" if hits == total else f"{hits:.0f} of {total:.0f} chips" if hits else "no chip"
-
-
 def _verdict(n: Mapping[str, float], first: OnChip) -> str:
     own = {key: n[f"{first.chip.name}_{key}"] for key in ("attention_gain_short", "attention_gain_long")}
-    gated = f"at most {_number(n['gain_gated_long_most'])} times at {LONG:,} positions"
+    most = f"at most {_number(n['gain_gated_long_most'])} times at {LONG:,} positions"
+    stuck = (
+        f"hardly faster on {on_chips(n['stuck_chips'], n['chips'])}: {most}"
+        if n["stuck_chips"]
+        else (f"faster all the same: {most}, and more than {STUCK:g} times on {on_chips(n['chips'], n['chips'])}")
+    )
+    used = (
+        f"Attention turns them into speed on {on_chips(n['used_chips'], n['chips'])}, the more the longer the sequence"
+    )
+    if not n["used_chips"]:
+        used = f"Attention gains less than {USED:g} times from them on {on_chips(n['chips'], n['chips'])}"
     linear = max(n["gain_serial_long_most"], n["gain_scanned_long_most"]) >= USED
     exception = (
         f"But recurrence as such does not forbid it: where the gates see the input alone the state is linear. Walked "
@@ -318,8 +325,7 @@ def _verdict(n: Mapping[str, float], first: OnChip) -> str:
         f"in an LSTM, {n['path_tcn']:.0f} in a TCN, {n['path_hierarchy']:.0f} in a hierarchy of windows of {WINDOW} "
         f"and {n['path_attention']:.0f} in attention. In networks whose gates see the state ({_names(GATED)}) the path "
         f"grows as the length to the power {n['path_growth_gated_least']:.2f}, and {MORE:,} times the units and "
-        f"bandwidth make them hardly faster on {_chips(n['stuck_chips'], n['chips'])}: {gated}. Attention turns them "
-        f"into speed on {_chips(n['used_chips'], n['chips'])}, the more the longer the sequence: "
+        f"bandwidth make them {stuck}. {used}: "
         f"{_number(own['attention_gain_short'])} times at {SHORT:,} positions and "
         f"{_number(own['attention_gain_long'])} times at {LONG:,} on {first.chip.title}. {exception}"
     )
@@ -390,7 +396,7 @@ def _times_table(c: OnChip) -> Table:
     rows = []
     for network in NETWORKS:
         short, long = c.times(network, SHORT), c.times(network, LONG)
-        interval = "-" if long.interval_s is None else " to ".join(f"{1e3 * end:.3g}" for end in long.interval_s)
+        interval = "-" if long.interval_s is None else ranged([1e3 * end for end in long.interval_s])
         rows.append([
             network.label, 1e3 * short.latency_s, 1e3 * long.latency_s, interval, c.growth(network, "latency_s"),
             1e3 * long.serial_s, c.growth(network, "serial_s"), _number(short.gain), _number(long.gain),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from reports.canvas import FONT_SIZE, LABEL_SIZE, new_grid
 from reports.palette import CATEGORIES, GREY, INK
 from reports.studies.study import Chart
+from reports.studies.usual import three_digits
 
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)), "-", (0, (5, 2, 1, 2)))
@@ -51,7 +52,7 @@ def _two_panels(networks: Sequence, lengths: Sequence[int], panels: Sequence[tup
 
 
 def _ends(values: dict, unit: str) -> str:
-    return ", ".join(f"{label} {line[-1]:.3g}{unit}" for label, line in values.items())
+    return ", ".join(f"{label} {three_digits(line[-1])}{unit}" for label, line in values.items())
 
 
 def paths_chart(chip, networks: Sequence, lengths: Sequence[int], more: int) -> Chart:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from reports.palette import CATEGORIES, INK
 from reports.requests import substitute
 from reports.studies.roots import first_above
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, StudyError, Table
+from reports.studies.usual import on_chips, ranged, three_digits
 from simulator import Accelerator, Result, preset, simulate
 from workloads import Trace, transformer
 from workloads.networks import recurrent_network
@@ -299,6 +300,15 @@ def _count(value: float) -> str:
     return f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:g}"
 
 
+def _lengths(positions: Sequence[float]) -> str:
+    """'at 1,000 to 2,000 positions', 'at no length'; where it is on some chips only, on how many."""
+    finite = [at for at in positions if np.isfinite(at)]
+    if not finite:
+        return "at no length"
+    some = "" if len(finite) == len(positions) else f" on {on_chips(len(finite), len(positions))}"
+    return f"at {_span(min(finite), max(finite))} positions{some}"
+
+
 def _verdict(n: Mapping[str, float], chips) -> str:
     first = (
         f"For reading a prompt the claim {'holds' if n['prefill_speedup_least'] > 1 else 'does not always hold'}: over "
@@ -310,7 +320,7 @@ def _verdict(n: Mapping[str, float], chips) -> str:
     if n["decode_ratio_most"] <= 1:
         second = f"For writing it holds too: after {AT_CONTEXT} positions at batch {AT_BATCH} no token takes longer."
     else:
-        sure = f" (beyond the 80 % intervals on {n['apart']} of the {n['calibrated']} calibrated ones)"
+        sure = f" (beyond the 80 % intervals on {on_chips(n['apart'], n['calibrated'], 'calibrated chip')})"
         second = (
             f"For writing it stops: both read all their weights for each token, and the cache comes on top. After "
             f"{AT_CONTEXT} positions at batch {AT_BATCH} a token of the decoder takes "
@@ -332,9 +342,9 @@ def _limits(n: Mapping[str, float], crossings, prefills) -> str:
         f"{AT_BATCH} ({_span(n['grouped_twice_positions_least'], n['grouped_twice_positions_most'])} with 8 "
         f"KV heads); bytes alone would say {n['weight_positions']:,.0f} / batch, where the cache is as large as the "
         f"weights. In memory the LSTM wins from {n['state_positions']:.2g} positions on, where the cache outgrows its "
-        f"state. In prefill the square of the length lets the LSTM catch up at "
-        f"{_span(min(lost), max(lost))} positions at batch 1 and "
-        f"{_span(min(batched), max(batched))} at batch {AT_BATCH} (memory for the cache not counted). Equal "
+        f"state. In prefill the square of the length lets the LSTM catch up "
+        f"{_lengths(lost)} at batch 1 and {_lengths(batched)} at batch {AT_BATCH} (memory for the cache not counted). "
+        "Equal "
         f"parameters, not equal quality: what a constant state forgets is not priced. The prompt of the LSTM runs by "
         f"the quicker of a hoisted input product and a wavefront; searched from {SHORTEST} to "
         f"{longest_prompt(1):,} positions."
@@ -349,7 +359,7 @@ def _sizes() -> Table:
         weights = trace.footprint()["weights"]
         rows.append([decoder.name, 32, weights / 2e9, held / 1e6, held * AT_CONTEXT / 1e6, weights / held])
     weights = _lstm(1, 1, "bf16", lstm_layers(), False).footprint()["weights"]
-    rows.append([LSTM, lstm_layers(), weights / 2e9, 0.0, state_bytes(2.0) / 1e6, float("inf")])
+    rows.append([LSTM, lstm_layers(), weights / 2e9, 0.0, state_bytes(2.0) / 1e6, "all"])
     about = f"held after {AT_CONTEXT} positions [MB]"
     return Table(
         caption="Equal parameters, width 4096, 16-bit elements, one sequence.",
@@ -362,8 +372,8 @@ def _sizes() -> Table:
 
 def _milliseconds(result: Result) -> str:
     ends = result.latency_interval_s
-    text = f"{1e3 * _latency(result):.3g}"
-    return text if ends is None else f"{text} ({1e3 * float(ends[0]):.3g} to {1e3 * float(ends[1]):.3g})"
+    text = three_digits(1e3 * _latency(result))
+    return text if ends is None else f"{text} ({ranged([1e3 * end for end in ends])})"
 
 
 def _decode_table(crossings) -> Table:
@@ -501,8 +511,8 @@ def _prefill_chart(chips, prefills) -> Chart:
     return Chart(
         draw=draw,
         alt=f"Time of the LSTM over that of the decoder for a whole prompt against its length, a line a chip. The "
-        f"decoder is at most {_span(min(peak.values()), max(peak.values()))} times as fast; the lines fall to 1 at "
-        f"{_span(min(lost), max(lost))} positions.",
+        f"decoder is at most {_span(min(peak.values()), max(peak.values()))} times as fast; the lines fall to 1 "
+        f"{_lengths(lost)}.",
         caption="Time of an LSTM over that of the decoder with 32 KV heads for a prompt at batch 1; above 1 the "
         "decoder is faster.",
     )

@@ -13,6 +13,7 @@ from reports.palette import CATEGORIES, INK
 from reports.requests import substitute
 from reports.studies.roots import first_above
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, StudyError, Table
+from reports.studies.usual import count_of, counted, ranged, span, three_digits
 from simulator import Accelerator, Result, preset, simulate
 from workloads import Trace, linear, lstm, network
 from workloads.trace import element_bytes
@@ -189,12 +190,12 @@ def _verdict(n: Mapping[str, float]) -> str:
     sentences = []
     if n["memory_bound"]:
         sentences.append(
-            f"In {n['memory_bound']} of {n['cases']} cases at batch 1 the memory sets most of the time: weights of 4 "
-            f"bits move {_of(n, 'memory_promise')} times fewer bytes than 16 and run {_of(n, 'memory_gain')} times as "
-            f"fast."
+            f"The memory sets most of the time in {count_of(n['memory_bound'], n['cases'])} cases at batch 1: weights "
+            f"of 4 bits move {_of(n, 'memory_promise')} times fewer bytes than 16 and run {_of(n, 'memory_gain')} "
+            f"times as fast."
         )
     else:
-        sentences.append(f"In none of {n['cases']} cases at batch 1 the memory sets most of the time.")
+        sentences.append(f"The memory sets most of the time in none of {n['cases']} cases at batch 1.")
     if n["unit_bound"]:
         sentences.append(
             f"In {n['unit_bound']} the units do: 8-bit units with {_of(n, 'units_promise')} times the peak bring "
@@ -239,7 +240,7 @@ def _limits(n: Mapping[str, float], chips: list[_OnChip]) -> str:
         else "on no chip do 4 bits decide whether its weights stay on chip"
     )
     return (
-        f"The gain of 4-bit weights falls below {GONE:g} at a batch of {_batches(gone[LARGE])} for {LARGE.name} and of "
+        f"The gain of 4-bit weights falls below {GONE:g} {_batches(gone[LARGE])} for {LARGE.name} and "
         f"{_batches(gone[DECODE])} for decode, whose cache of 16-bit keys does not shrink. {SMALL.name} gains "
         f"{_span(min(small), max(small))} times at batch 1: {_span(100 * min(waits), 100 * max(waits))} % of its time "
         f"in 4 bits is launches and steps, and {grown}. Scales and zero points, and the work of unpacking narrow "
@@ -250,17 +251,16 @@ def _limits(n: Mapping[str, float], chips: list[_OnChip]) -> str:
 def _batches(values: list[float]) -> str:
     finite = [v for v in values if np.isfinite(v)]
     if not finite:
-        return f"none up to {MOST_BATCH}"
-    text = f"{min(finite):.0f}" if min(finite) == max(finite) else f"{min(finite):.0f} to {max(finite):.0f}"
-    return (
-        text if len(finite) == len(values) else f"{text} ({len(values) - len(finite)} chips: none up to {MOST_BATCH})"
-    )
+        return f"at no batch up to {MOST_BATCH}"
+    missed = len(values) - len(finite)
+    text = f"at a batch of {span(finite, '{:.0f}')}"
+    return f"{text} (at none up to {MOST_BATCH} on {counted(missed, 'chip')})" if missed else text
 
 
 def _milliseconds(result: Result) -> str:
     ends = result.latency_interval_s
-    text = f"{1e3 * float(result.latency_s):.3g}"
-    return text if ends is None else f"{text} ({1e3 * float(ends[0]):.3g} to {1e3 * float(ends[1]):.3g})"
+    text = three_digits(1e3 * float(result.latency_s))
+    return text if ends is None else f"{text} ({ranged([1e3 * end for end in ends])})"
 
 
 def _gain_table(chips: list[_OnChip]) -> Table:
@@ -369,7 +369,8 @@ def _chip_chart(chips: list[_OnChip]) -> Chart:
     told = "; ".join(f"{name} {_span(min(line), max(line))}" for name, line in gains.items())
     return Chart(
         draw=draw,
-        alt=f"Bars: how many times as fast 4-bit weights are as 16 bits at batch 1 on {len(chips)} chips: {told}.",
+        alt=f"Bars: how many times as fast 4-bit weights are as 16 bits at batch 1 on "
+        f"{counted(len(chips), 'chip')}: {told}.",
         caption="Gain of 4-bit weights over 16 bits at batch 1; dotted: four times fewer bytes of weights.",
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 from reports.studies.resident_weights_charts import step_chart, width_chart
 from reports.studies.resident_weights_outside import outside
 from reports.studies.study import Bench, Chart, Finding, Study, Table
-from reports.studies.usual import count_of, counted, element_type, plain_text, span
+from reports.studies.usual import counted, element_type, on_chips, span, three_digits
 from simulator import Accelerator, Result, simulate
 from workloads import Trace, lstm
 from workloads.trace import element_bytes
@@ -144,7 +144,7 @@ def _numbers(at: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     numbers["off_chip_was_the_limit"] = sum(
         found["anew off chip"] == max(found[f"anew {k}"] for k in KINDS) for found in some
     )
-    for kind in KINDS[1:]:
+    for kind in KINDS:
         numbers[f"mostly_{kind.replace(' ', '_')}"] = sum(found[kind] == max(found[k] for k in KINDS) for found in some)
     numbers["busy_at_batch_1"] = sum(found["utilisation 1"] >= IDLE for found in some)
     for name, key in (
@@ -167,20 +167,29 @@ def _holds(n: Mapping[str, float]) -> str:
 
 def _verdict(n: Mapping[str, float], at: Mapping[str, Mapping[str, float]]) -> str:
     if not n["chips_that_keep_weights"]:
-        return f"Of {counted(n['chips'], 'chip')} none keeps the weights of a recurrence from step to step: 0 units."
+        return "No chip here keeps the weights of a recurrence from step to step, of any size: 0 units."
     ends = [min(at, key=lambda c: at[c]["hidden"] or math.inf), max(at, key=lambda c: at[c]["hidden"])]
     wide = [f"{at[c]['hidden']:.0f} units ({c})" for c in dict.fromkeys(ends)]
     return (
         f"The weights of an LSTM layer, in 16-bit floats where the chip has them, stay on it up to "
         f"{' and '.join(wide)}. At that size a batch of 1 is {_span(n, 'gain')} times as fast as with the weights "
         f"read anew at every step. Memory off the chip takes less than {100 * LITTLE:.0f} % of the time on "
-        f"{count_of(n['off_chip_is_no_limit'], n['chips'])} chips; without residency it would be the first limit on "
+        f"{on_chips(n['off_chip_is_no_limit'], n['chips'])}; without residency it would be the first limit on "
         f"{n['off_chip_was_the_limit']}.\n"
-        "What then takes most of the time is waiting for launches and the step before on "
-        f"{counted(n['mostly_waits'], 'chip')}, memory and operand feed on the chip on {n['mostly_on_chip']}, "
-        f"arithmetic on {n['mostly_arithmetic']}. The matrix units are used to {_span(n, 'utilisation_1', 100)} % at "
-        f"batch 1 and to {_span(n, 'utilisation_16', 100)} % at batch 16."
+        f"What then takes most of the time{_most(n)}. The matrix units are used to {_span(n, 'utilisation_1', 100)} % "
+        f"at batch 1 and to {_span(n, 'utilisation_16', 100)} % at batch 16."
     )
+
+
+def _most(n: Mapping[str, float]) -> str:
+    """' is arithmetic on 2 chips, memory off the chip on 1': what there is of it, the most frequent first."""
+    words = {
+        "waits": "waiting for launches and the step before", "on_chip": "memory and operand feed on the chip",
+        "arithmetic": "arithmetic", "off_chip": "memory off the chip",
+    }  # fmt: skip
+    found = sorted(((n[f"mostly_{kind}"], text) for kind, text in words.items()), key=lambda pair: -pair[0])
+    first, *others = [(count, text) for count, text in found if count]
+    return f" is {first[1]} on {counted(first[0], 'chip')}" + "".join(f", {text} on {count}" for count, text in others)
 
 
 def _limits(n: Mapping[str, float], chips, widths: Mapping[str, Mapping[str, int]]) -> str:
@@ -249,9 +258,9 @@ def _charts(chips, widths, steps: Mapping[str, Mapping[str, list[float]]], n: Ma
     return [
         Chart(
             draw=lambda: step_chart(steps, WIDTHS, marks),
-            alt=f"A small chart for each of {len(chips)} chips: time of a step of an LSTM layer at batch 1 against "
-            f"hidden size, from {plain_text(1e6 * min(every), '{:.2g}')} to "
-            f"{plain_text(1e6 * max(every), '{:.2g}')} microseconds, as the chip is and with weights read anew. At the "
+            alt=f"{counted(len(chips), 'small chart')}, one a chip: time of a step of an LSTM layer at batch 1 against "
+            f"hidden size, from {three_digits(1e6 * min(every))} to "
+            f"{three_digits(1e6 * max(every))} microseconds, as the chip is and with weights read anew. At the "
             f"widest resident size residency is {_span(n, 'gain')} times as fast.",
             caption=f"Time of a step of an LSTM layer at batch 1 over {STEPS} steps. Vertical line: the widest layer "
             "whose weights stay on chip.",

@@ -13,6 +13,7 @@ from reports.canvas import FONT_SIZE, LABEL_SIZE, new_panels
 from reports.palette import CATEGORIES, INK
 from reports.requests import substitute
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, StudyError, Table
+from reports.studies.usual import listed, three_digits
 from simulator import Accelerator, Result, preset, simulate
 from workloads import Trace, lstm, rnn
 from workloads.libraries import Call, merged_gates, separate_cells, separate_gates
@@ -170,7 +171,8 @@ class _OnChip:
         """Share of the time saved that was launches, dependent steps and first accesses, one op after another."""
         first, best = (self.result(s, hidden, batch) for s in (STAGES[0], self.best(hidden, batch)))
         waits = [float(r.bounds_s["latency"] @ r.trace.repeats) for r in (first, best)]
-        return (waits[0] - waits[1]) / float(first.serial_s - best.serial_s)
+        saved = float(first.serial_s - best.serial_s)
+        return (waits[0] - waits[1]) / saved if saved else 0.0
 
     def utilisation(self, stage: Stage, hidden: int, batch: int) -> float:
         result = self.result(stage, hidden, batch)
@@ -248,7 +250,7 @@ def _verdict(n: Mapping[str, float]) -> str:
         f"Software wins back {_span(n['gain_least'], n['gain_most'])} times on the same chip "
         f"({LAYERS} layers of {HIDDEN[0]} to {HIDDEN[-1]}, batch {ALONE} and {MANY}, "
         f"{n['chips']:.0f} chip{'s' if n['chips'] > 1 else ''}), "
-        f"{_span(n['library_gain_least'], n['library_gain_most'])} of it without a persistent kernel; "
+        f"{_span(n['library_gain_least'], n['library_gain_most'])} times without a persistent kernel; "
         f"{_span(n['waiting_saved_least'], n['waiting_saved_most'], 100)} % of what is saved is launches and dependent "
         f"steps."
     )
@@ -257,9 +259,9 @@ def _verdict(n: Mapping[str, float]) -> str:
     else:
         second = f"At batch {ALONE} the units then reach {100 * alone:.2g} % of their peak at best."
     third = (
-        f"A batch of {MANY} brings {_span(n['batching_gain_least'], n['batching_gain_most'])} times the sequences a "
-        f"second more and {_span(least, many, 100)} % of the peak"
-        f"{', still below' if many < IDLE else ', at best above'} {100 * IDLE:.0f} %."
+        f"A batch of {MANY} brings {_span(n['batching_gain_least'], n['batching_gain_most'])} times as many "
+        f"sequences a second and {_span(least, many, 100)} % of the peak"
+        f"{f', still below {100 * IDLE:.0f} %' if many < IDLE else ''}."
     )
     return f"{first} {second} {third}"
 
@@ -268,7 +270,7 @@ def _limits(n: Mapping[str, float], chips: list[_OnChip]) -> str:
     kept = []
     for chip in chips:
         whole = [hidden for hidden in HIDDEN if chip.resident(hidden) >= 1]
-        kept.append(f"{chip.chip.name} {f'up to {max(whole)}' if whole else 'none'}")
+        kept.append(f"{chip.chip.name} {f'up to {max(whole)} units' if whole else 'at none of these sizes'}")
     useless = [
         f"{stage.name} ({chip.chip.name}, hidden {hidden}, batch {batch})"
         for chip in chips
@@ -279,8 +281,9 @@ def _limits(n: Mapping[str, float], chips: list[_OnChip]) -> str:
     ]
     harm = f"; in {len(useless)} of the cases one more stage slows the network, first {useless[0]}" if useless else ""
     return (
-        f"Weights stay on chip whole (registers; the memory of a compiled loop): {', '.join(kept)} of {HIDDEN} units "
-        f"({', '.join(sorted({chip.dtype for chip in chips}))}){harm}. The persistent kernel is optimistic: a barrier "
+        f"Weights stay on chip whole (registers; the memory of a compiled loop): {', '.join(kept)} "
+        f"({', '.join(sorted({chip.dtype for chip in chips}))}; {listed([str(h) for h in HIDDEN])} tried){harm}. The "
+        "persistent kernel is optimistic: a barrier "
         f"is assumed to cost {BARRIER_ACCESSES} accesses to the shared cache, and registers are taken to hold nothing "
         f"but weights; it runs one layer after another. Before the fused cell each kernel is charged the launch and "
         f"the dependent step that were fitted to the recurrences of libraries, which is too much for the smallest (the "
@@ -290,15 +293,11 @@ def _limits(n: Mapping[str, float], chips: list[_OnChip]) -> str:
 
 def _microseconds(chip: _OnChip, stage: Stage, hidden: int, batch: int) -> str:
     result = chip.result(stage, hidden, batch)
-    text = _digits(1e6 * chip.step_s(stage, hidden, batch))
+    text = three_digits(1e6 * chip.step_s(stage, hidden, batch))
     ends = None if stage is STAGES[-1] else result.latency_interval_s
     if ends is None:
         return text
-    return f"{text} ({' to '.join(_digits(1e6 * float(end) / STEPS) for end in ends)})"
-
-
-def _digits(value: float) -> str:
-    return f"{float(f'{value:.3g}'):,g}"
+    return f"{text} ({' to '.join(three_digits(1e6 * float(end) / STEPS) for end in ends)})"
 
 
 def _stage_table(chips: list[_OnChip]) -> Table:
@@ -354,7 +353,7 @@ def _stage_chart(chips: list[_OnChip]) -> Chart:
             bars = ax.barh(places, line, height * 0.94, label=name, color=CATEGORIES[number % 7],
                            hatch=HATCHES[number % 7], edgecolor="white", linewidth=0.3)  # fmt: skip
             for bar, value in zip(bars, line, strict=True):
-                ax.annotate(_digits(value), (value, bar.get_y() + bar.get_height() / 2), (2, 0),
+                ax.annotate(three_digits(value), (value, bar.get_y() + bar.get_height() / 2), (2, 0),
                             textcoords="offset points", va="center", fontsize=LABEL_SIZE - 1.5)  # fmt: skip
         ax.set_yticks(range(len(STAGES)), [stage.name for stage in STAGES], fontsize=LABEL_SIZE)
         ax.set_ylim(len(STAGES) - 0.5, -0.5)
@@ -366,7 +365,9 @@ def _stage_chart(chips: list[_OnChip]) -> Chart:
         ax.figure.legend(loc="outside upper center", ncols=3, fontsize=LABEL_SIZE, frameon=False)
         return ax.figure
 
-    told = "; ".join(f"{name} from {_digits(line[0])} to {_digits(min(line))}" for name, line in times.items())
+    told = "; ".join(
+        f"{name} from {three_digits(line[0])} to {three_digits(min(line))}" for name, line in times.items()
+    )
     return Chart(
         draw=draw,
         alt=f"Bars: time of a step in microseconds as the software does one thing more, from a kernel for every op to "

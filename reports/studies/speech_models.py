@@ -146,6 +146,6 @@ def kept_bytes(chip: Accelerator) -> float:
 
 def with_room(chip: Accelerator, capacity_bytes: float = 1e9) -> Accelerator:
     """The chip with on-chip memory that keeps all weights, at the bandwidth it has."""
-    levels = list(chip.memory)[:-1]
+    levels = list(chip.memory)[:-1] or list(chip.memory)  # a chip of one level keeps them there
     name = next((n for n in reversed(levels) if chip.memory[n].keeps_weights), levels[-1])
     return chip.replace({f"memory.{name}.capacity_bytes": capacity_bytes, f"memory.{name}.keeps_weights": True})

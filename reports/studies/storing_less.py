@@ -9,8 +9,9 @@ import numpy as np
 
 from reports.canvas import FONT_SIZE, LABEL_SIZE, new_grid, shortened
 from reports.palette import CATEGORIES, GREY, INK
-from reports.requests import Workload
-from reports.studies.study import Bench, Chart, Finding, Study, Table
+from reports.requests import Workload, substitute
+from reports.studies.study import Bench, Chart, Finding, Study, StudyError, Table
+from reports.studies.usual import listed, ranged, three_digits
 from simulator import Accelerator, simulate
 from workloads import Trace, store_less
 
@@ -98,6 +99,8 @@ def run(bench: Bench) -> Finding:
 
 
 def _on(chip: Accelerator) -> Found:
+    if substitute("fp16", chip.dtypes) is None:
+        raise StudyError(f"storing-less: {chip.name} has no float type of 16 bits or more")
     decode, prefill = {}, {}
     for length in LENGTHS:
         trace, _ = NETWORK.trace_for(chip, mode="decode", sequence_length=length)
@@ -179,7 +182,7 @@ def _span(values: Sequence[float], form: str = "{:.3g}") -> str:
 
 
 def _names(found: Sequence[Found]) -> str:
-    return ", ".join(one.chip.name for one in found)
+    return listed([one.chip.name for one in found])
 
 
 def _verdict(found: Sequence[Found]) -> str:
@@ -200,12 +203,12 @@ def _verdict(found: Sequence[Found]) -> str:
     if slow:
         worst = max(1 / one.prefill[longest, 1].gain(QUOTED) for one in slow)
         text += (
-            f"Reading the whole sequence, tests of one vector after another make it slower than attention over "
-            f"everything on {_names(slow)} (up to {worst:.3g} times); "
+            f"Reading all {longest:,} positions, tests of one vector after another make it slower than attention over "
+            f"everything on {_names(slow)} (up to {three_digits(worst)} times); "
         )
     else:
         serial = [one.prefill[longest, 1].gain(QUOTED) for one in found]
-        text += f"Reading the whole sequence, vector after vector, is {_span(serial)} times as fast; "
+        text += f"Reading all {longest:,} positions, vector after vector, is {_span(serial)} times as fast; "
     return f"{text}in the best of the blocks it is {_span(blocks)} times as fast."
 
 
@@ -222,7 +225,8 @@ def _paying(found: Sequence[Found], length: int) -> str:
 def _limits(found: Sequence[Found]) -> str:
     longest = LENGTHS[-1]
     text = (
-        f"In decode {'; '.join(_paying(found, length) for length in LENGTHS)}. The limit is {limit():.2f}: the test "
+        f"In decode {'; '.join(_paying(found, length) for length in LENGTHS)}. By keys and values alone the limit is "
+        f"{limit():.2f}: the test "
         f"reads a key wherever attention reads a key and a value. "
     )
     sketch = [one.sketch.break_even for one in found]
@@ -245,7 +249,7 @@ def _limits(found: Sequence[Found]) -> str:
 
 
 def _interval(series: Series, scale: float) -> str:
-    return "-" if series.interval_s is None else " to ".join(f"{end * scale:.3g}" for end in series.interval_s)
+    return "-" if series.interval_s is None else ranged([end * scale for end in series.interval_s])
 
 
 def _decode_table(found: Sequence[Found]) -> Table:
@@ -288,7 +292,7 @@ def _prefill_table(found: Sequence[Found]) -> Table:
 def _chart(found: Sequence[Found]) -> Chart:
     longest, first = LENGTHS[-1], found[0]
     even = _span([one.decode[longest].break_even for one in found], "{:.2f}")
-    times = [f"{first.prefill[longest, block].ratio[KEEPS.index(QUOTED)]:.2g}" for block in BLOCKS]
+    times = [three_digits(first.prefill[longest, block].ratio[KEEPS.index(QUOTED)]) for block in BLOCKS]
     return Chart(
         draw=lambda: draw(found),
         alt=(

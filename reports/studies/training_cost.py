@@ -125,6 +125,9 @@ class Found:
 
 def run(bench: Bench) -> Finding:
     found = [_on(chip) for chip in bench.chips(*CHIPS)]
+    small = [one.chip.name for one in found if not one.by_batch]
+    if small:
+        raise StudyError(f"training-cost: no batch of {LENGTH} steps fits in the memory of {', '.join(small)}")
     return Finding(
         holds=_holds(found),
         verdict=_verdict(found),
@@ -212,8 +215,6 @@ def _span(values: Sequence[float], form: str = "{:.3g}") -> str:
 
 def _verdict(found: Sequence[Found]) -> str:
     batches = set.intersection(*(set(one.by_batch) for one in found))
-    if not batches:
-        return f"No batch of {LENGTH} steps fits in the memory of all these chips."
     small, large = min(batches), max(batches)
     thin = [one.by_batch[small] for one in found]
     left = [pair.left_without_waits for pair in thin]

@@ -45,10 +45,35 @@ def plain_text(value: float, form: str) -> str:
 
 
 def count_of(hits: float, total: float) -> str:
-    """'all 18', 'none of 18' or '7 of 18'; '1 of 1'."""
+    """'all 18', 'none of 18' or '7 of 18'; '1 of 1'. Before a noun."""
     if hits == total > 1:
         return f"all {total:.0f}"
     return f"{hits:.0f} of {total:.0f}" if hits or total == 1 else f"none of {total:.0f}"
+
+
+def on_chips(hits: float, total: float, noun: str = "chip") -> str:
+    """'all 6 chips', 'both chips', '3 of 6 chips', 'no chip'; of a single one 'the one chip'. Follows "on"."""
+    if not hits:
+        return f"no {noun}"
+    if hits < total:
+        return f"{hits:.0f} of {total:.0f} {noun}s"
+    return {1: f"the one {noun}", 2: f"both {noun}s"}.get(int(total), f"all {total:.0f} {noun}s")
+
+
+def listed(names: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def three_digits(value: float) -> str:
+    """'0.0202', '202', '20,200': a number to three digits, thousands apart, without an exponent where it is large."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 1000 else f"{rounded:g}"
+
+
+def ranged(ends: Sequence[float]) -> str:
+    """'20,200 to 43,200': the two ends of an interval."""
+    return " to ".join(three_digits(float(end)) for end in ends)
 
 
 def counted(number: float, noun: str) -> str:
