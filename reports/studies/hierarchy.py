@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from reports.requests import substitute
 from reports.studies.hierarchy_charts import lengths_chart, windows_chart
+from reports.studies.roots import first_true
 from reports.studies.study import Bench, Finding, Study, StudyError, Table
 from reports.studies.usual import on_chips
 from reports.units import format_quantity
@@ -92,15 +93,7 @@ class OnChip:
         def reached(positions: int) -> bool:
             return self.time_s(task, network, positions) <= share * self.time_s(task, other, positions)
 
-        low, high = WINDOW, LENGTHS[-1]
-        if not reached(high):
-            return math.inf
-        if reached(low):
-            return low
-        while high > low * (1 + WITHIN):
-            middle = round(math.sqrt(low * high))
-            low, high = (low, middle) if reached(middle) else (middle, high)
-        return high
+        return first_true(reached, WINDOW, LENGTHS[-1], WITHIN)
 
 
 def on(chip: Accelerator) -> OnChip:

@@ -11,6 +11,7 @@ import numpy as np
 
 from reports.requests import substitute
 from reports.studies.path_length_charts import gains_chart, paths_chart
+from reports.studies.roots import first_true
 from reports.studies.study import Bench, Finding, Outside, Study, StudyError, Table
 from reports.studies.usual import on_chips, ranged
 from reports.units import format_quantity
@@ -165,19 +166,11 @@ class OnChip:
 
     def slower_from(self, network: Network, other: Network) -> float:
         """Positions from which a network takes longer than another; inf: nowhere up to the longest."""
-        low, high = LENGTHS[0], LONG
 
         def slower(positions: int) -> bool:
             return self.times(network, positions).latency_s > self.times(other, positions).latency_s
 
-        if not slower(high):
-            return math.inf
-        if slower(low):
-            return low
-        while high > low * (1 + WITHIN):
-            middle = round(math.sqrt(low * high))
-            low, high = (low, middle) if slower(middle) else (middle, high)
-        return high
+        return first_true(slower, LENGTHS[0], LONG, WITHIN)
 
     def persistent_s(self) -> float:
         """The LSTM over the longest sequence where all its steps are one launch."""
@@ -487,13 +480,12 @@ def _scan_advantage(positions: int) -> float:
 
 def _scan_crossing() -> float:
     """Positions at which scan and attention take equally long."""
-    low, high = 16, 65_536
-    while high > low * (1 + WITHIN) + 1:
-        middle = round(math.sqrt(low * high))
-        fused = attention(1024, 16, sequence_length=middle, batch=8, causal=True, dtype="bf16")
-        quicker = _scan_s(middle, "chunked") < _a100_s(fused, lambda _, kind: kind == "attention")
-        low, high = (low, middle) if quicker else (middle, high)
-    return float(high)
+
+    def quicker(positions: int) -> bool:
+        fused = attention(1024, 16, sequence_length=positions, batch=8, causal=True, dtype="bf16")
+        return _scan_s(positions, "chunked") < _a100_s(fused, lambda _, kind: kind == "attention")
+
+    return float(first_true(quicker, 16, 65_536, WITHIN))
 
 
 STUDY = Study(

@@ -40,3 +40,18 @@ def first_above(excess: Callable[[int], float], low: int, high: int, within: flo
             over = over / 2 if side < 0 else over
             side = -1
     return above
+
+
+def first_true(holds: Callable[[int], bool], low: int, high: int, within: float) -> float:
+    """The smallest whole number of `low` to `high` for which `holds`, to a share of `within`; inf: not for `high`.
+
+    Once true it should stay true. Bisection on a logarithmic axis.
+    """
+    if not holds(high):
+        return math.inf
+    if holds(low):
+        return low
+    while high > low * (1 + within) and high - low > 1:
+        middle = round(math.sqrt(low * high))
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
