@@ -13,7 +13,7 @@ from simulator.metrics import METRICS
 SPREAD = 5.0
 #: Ends of names that state a unit which an axis states beside the name; "tokens_per_s" is a name as it is.
 _STATED = ("_bytes_per_s", "_flops_per_s", "_bytes", "_hz", "_mm2", "_usd", "_mm", "_j", "_w")
-_OF_TIME = ("latency_s", "path_s", "launch_s", "step_s", "steps_s")
+_OF_TIME = ("latency_s", "path_s", "launch_s", "step_s", "steps_s", "command_s")
 
 
 def unit_of(name: str) -> str:
@@ -23,9 +23,10 @@ def unit_of(name: str) -> str:
 
 
 def short_name(name: str) -> str:
-    """A field or metric without the unit at the end of its name: 'memory.dram.bandwidth', 'latency'."""
+    """A field as --set and --vary take it, a metric in words, without the unit at the end: 'latency.first_steps'."""
     ending = "_s" if name.endswith(_OF_TIME) else next((end for end in _STATED if name.endswith(end)), "")
-    return name.removesuffix(ending).replace("_", " ")
+    short = name.removesuffix(ending)
+    return short if "." in short else short.replace("_", " ")
 
 
 def value_text(name: str, value) -> str:

@@ -240,6 +240,10 @@ def test_a_search_without_limits_shows_its_progress(bert, chip, tmp_path):
         ("energy_per_token_j", "energy per token"),
         ("latency.launch_s", "latency.launch"),
         ("matrix.count", "matrix.count"),
+        ("matrix.tile_n", "matrix.tile_n"),  # a field as it is typed
+        ("latency.first_steps", "latency.first_steps"),
+        ("in_memory.command_s", "in_memory.command"),
+        ("in_memory.bandwidth_bytes_per_s", "in_memory.bandwidth"),
     ],
 )
 def test_names_lose_their_unit(name, short):

@@ -189,3 +189,11 @@ def test_training_does_three_times_the_products(settings):
 def test_bad_request_is_one_clear_error(name, settings, message):
     with pytest.raises(TraceError, match=message):
         network(name, **settings)
+
+
+def test_a_step_of_deep_speech_2_stands_for_two_frames():
+    # 485 steps a layer reach 970 frames back, the next layer the 29 that are left
+    path = network("deep-speech-2", seq_len=1000).path_length(0, 999)
+    assert path == 500
+    assert type(path) is float
+    assert network("deep-speech-2", seq_len=64).path_length(0, 63) == 32

@@ -61,3 +61,8 @@ def test_counts_of_chips_in_words():
     assert [listed(list(names)) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]
     assert [three_digits(v) for v in (0.01234, 1.5, 20240.0, 999.6)] == ["0.0123", "1.5", "20,200", "1,000"]
     assert ranged([20240.0, 43210.0]) == "20,200 to 43,200"
+
+
+def test_two_chips_of_one_name_are_refused():
+    with pytest.raises(StudyError, match="two of the chips are called t4"):
+        study("memory-bound").run(Bench(on=["t4", "t4"]))

@@ -284,7 +284,8 @@ def speech_network(
             1, hidden, input_size=inputs, sequence_length=steps, batch=batch, bias=bias, bidirectional=True,
             hoist_input=hoist_input, **types,
         )  # fmt: skip
-        return relabelled(both + elementwise(states, "add", op="add directions", **types), label)
+        layer = relabelled(both + elementwise(states, "add", op="add directions", **types), label)
+        return reaching(layer, 2)  # the first convolution makes a step of two frames
 
     parts.append(layer("gru.0", features))
     if layers > 1:

@@ -326,7 +326,7 @@ class Trace:
             if distance <= 0 or reach[row] <= 0:
                 break
             used = min(runs[row], math.ceil(distance / reach[row]))
-            hops, distance = hops + used, distance - used * reach[row]
+            hops, distance = hops + float(used), distance - used * reach[row]
         return hops if distance <= 0 else math.inf
 
     # -- fusion ----------------------------------------------------------------------------------

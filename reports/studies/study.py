@@ -134,8 +134,14 @@ class Bench:
         return chip(name, self.changes)[0]
 
     def chips(self, *usual: str) -> list[Accelerator]:
-        """The chips asked for, else the study's usual ones."""
-        return [self.chip(name) for name in (self.on or usual)]
+        """The chips asked for, else the study's usual ones. Raises `StudyError` where two have one name, by which
+        tables and numbers go."""
+        chips = [self.chip(name) for name in (self.on or usual)]
+        names = [found.name for found in chips]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise StudyError(f"two of the chips are called {twice}; give one another name in its file, or leave it")
+        return chips
 
 
 @dataclass(frozen=True, kw_only=True)
