@@ -75,6 +75,7 @@ def new_grid(rows: int, columns: int, size: tuple[float, float]) -> list:
 
 def signed(figure, source: str):
     """The figure with where its numbers come from in a strip below it, so that it says so wherever it is pasted."""
+    _coarsen(figure)
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(source, max(20, int(SOURCE_LETTERS * width)))
     strip = (0.07 + 0.10 * len(lines)) / height  # [share of the height before]
@@ -85,6 +86,17 @@ def signed(figure, source: str):
     at = 0.04 / width, 0.04 / (height * (1 + strip))  # [share], 0.04 inches from the corner
     figure.text(*at, "\n".join(lines), fontsize=SOURCE_SIZE, color="#555555", va="bottom")
     return figure
+
+
+def _coarsen(figure) -> None:
+    """Ticks at the powers alone where a logarithmic axis spans more than two: the others are a smear, and most of the
+    time of drawing."""
+    from matplotlib.ticker import NullLocator
+
+    for axes in figure.axes:
+        for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            if axis.get_scale() == "log" and max(low, high) > 100 * min(low, high):
+                axis.set_minor_locator(NullLocator())
 
 
 def shortened(text: str, most: int) -> str:

@@ -32,9 +32,9 @@ def study_command(options) -> Outcome:
     _check_bench(bench)
     charts: list[Path] = []
     if len(names) == 1:
-        reports, charts = _one(names[0], bench, options.chart)
+        reports, charts = _one(names[0], bench, options.chart, draw=place is not None)
     else:
-        reports = run_all(names, bench, _Progress(len(names)))
+        reports = run_all(names, bench, _Progress(len(names)), draw=place is not None)
     if place:
         write(place, files(reports, about(names, bench, options.all)))
     failed = [one for one in reports if one.finding is None]
@@ -90,7 +90,7 @@ def _check_bench(bench: Bench) -> None:
     raise refusals[0]
 
 
-def _one(name: str, bench: Bench, chart: str | None) -> tuple[list[Report], list[Path]]:
+def _one(name: str, bench: Bench, chart: str | None, draw: bool) -> tuple[list[Report], list[Path]]:
     """The report of one study, whose errors are the command's, and the files its charts were written to."""
     of = study(name)
     found = of.run(bench)
@@ -101,7 +101,7 @@ def _one(name: str, bench: Bench, chart: str | None) -> tuple[list[Report], list
         places = _places(chart, len(found.charts))
         for one, place in zip(found.charts, places, strict=True):
             charts.save(drawn(one, name), place)
-    return [report(of, found)], places
+    return [report(of, found, draw)], places
 
 
 def _places(chart: str, count: int) -> list[Path]:

@@ -19,7 +19,10 @@ FAILED = "could not be run"
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A chart as the content of a file: `form` is "svg" or "png"; `width` is how wide it is meant to be shown [px]."""
+    """A chart as the content of a file: `form` is "svg" or "png"; `width` is how wide it is meant to be shown [px].
+
+    Of a report that was not drawn, the words alone: `form` and `data` are empty.
+    """
 
     form: str
     data: bytes
@@ -52,19 +55,19 @@ class Report:
         return self.finding.holds if self.finding else FAILED
 
 
-def report(of: Study, finding: Finding) -> Report:
-    """The report of a study on what it found. Draws."""
-    pictures = [_picture(chart, of.name) for chart in finding.charts]
+def report(of: Study, finding: Finding, draw: bool = True) -> Report:
+    """The report of a study on what it found; its charts are drawn, which takes longer than most studies, on demand."""
+    pictures = [_picture(chart, of.name) if draw else _words(chart, of.name) for chart in finding.charts]
     return Report(**_texts(of), finding=dataclasses.replace(finding, charts=()), pictures=pictures)
 
 
-def attempt(name: str, bench: Bench) -> Report:
+def attempt(name: str, bench: Bench, draw: bool = True) -> Report:
     """The report of a study by name, whatever happens: an error of it becomes the report's `failure`."""
     texts = {"name": name, "title": name, "question": "", "claim": "", "setup": "", "sources": ()}
     try:
         of = study(name)
         texts = _texts(of)
-        return report(of, of.run(bench))
+        return report(of, of.run(bench), draw)
     except Exception as error:  # the others are not to be lost
         return Report(**texts, finding=None, failure=f"{type(error).__name__}: {error}")
 
@@ -82,6 +85,10 @@ def drawn(chart: Chart, name: str):
     """The figure of a chart of the study of that name, with where its numbers come from below it."""
     figure = chart.draw()
     return signed(getattr(figure, "figure", figure), origin(chart, name))  # draw may give axes
+
+
+def _words(chart: Chart, name: str) -> Picture:
+    return Picture(form="", data=b"", width=0, alt=chart.alt, caption=chart.caption, source=origin(chart, name))
 
 
 def _picture(chart: Chart, name: str) -> Picture:

@@ -14,7 +14,7 @@ from reports.study_report import Report, attempt
 WORKERS = 2
 
 
-def run_all(names: Sequence[str], bench: Bench, on_done: Callable[[Report], None]) -> list[Report]:
+def run_all(names: Sequence[str], bench: Bench, on_done: Callable[[Report], None], draw: bool = True) -> list[Report]:
     """The reports of studies by name, in that order; `on_done` is called with each as it finishes.
 
     A study that fails, or whose process ends, is a report that says so.
@@ -26,7 +26,7 @@ def run_all(names: Sequence[str], bench: Bench, on_done: Callable[[Report], None
     found: dict[str, Report] = {}
     if workers < 2:
         for name in names:
-            found[name] = attempt(name, bench)
+            found[name] = attempt(name, bench, draw)
             on_done(found[name])
         return list(found.values())
     others = set(active_children())
@@ -34,7 +34,7 @@ def run_all(names: Sequence[str], bench: Bench, on_done: Callable[[Report], None
     pool = ProcessPoolExecutor(workers, get_context("spawn"))
     try:
         with _interrupts_ignored():
-            futures = {pool.submit(attempt, name, bench): name for name in names}
+            futures = {pool.submit(attempt, name, bench, draw): name for name in names}
         for future in as_completed(futures):
             name = futures[future]
             found[name] = _outcome(future, name)
