@@ -73,7 +73,7 @@ def check_counts(where: str, /, least: int = 1, **values) -> None:
         if not isinstance(number, int) or isinstance(number, bool) or number < least:
             raise TraceError(f"{where}: {name} must be a whole number of {least} or more, got {value!r}")
         if number >= 2**63:  # not shown: it may have thousands of digits
-            raise TraceError(f"{where}: {name} must be below 2^63, got a number of {number.bit_length()} bits")
+            raise TraceError(f"{where}: {name} is beyond 64 bits, got a number of {number.bit_length()} bits")
 
 
 def refuse_without(where: str, needed: str, /, **values) -> None:
