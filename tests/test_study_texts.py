@@ -30,6 +30,7 @@ WRONG = re.compile(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", BENCHES)
 @pytest.mark.parametrize("name", NAMES)
 def test_texts_read_well_anywhere(name, where):
