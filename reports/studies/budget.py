@@ -12,6 +12,7 @@ from reports.canvas import FONT_SIZE, LABEL_SIZE, new_panels
 from reports.palette import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY
 from reports.requests import substitute
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, StudyError, Table
+from reports.studies.usual import between
 from simulator import Accelerator, preset, simulate, tune
 from simulator.metrics import DesignSpaceError
 from workloads import Trace, gru, lstm, network
@@ -217,12 +218,12 @@ def _holds(n: Mapping[str, float]) -> str:
 
 def _percent(n: Mapping[str, float], name: str) -> str:
     one, other = (f"{100 * n[f'{name}_{end}']:.0f}" for end in ("least", "most"))
-    return f"{one} %" if one == other else f"{one} to {other} %"
+    return f"{between(one, other)} %"
 
 
 def _times(n: Mapping[str, float], name: str) -> str:
     one, other = (f"{n[f'{name}_{end}']:.2f}" for end in ("least", "most"))
-    return one if one == other else f"{one} to {other}"
+    return between(one, other)
 
 
 def _verdict(n: Mapping[str, float]) -> str:

@@ -12,6 +12,7 @@ from reports.canvas import FONT_SIZE, halo, new_grid, shortened
 from reports.explain import percent
 from reports.palette import CATEGORIES, INK
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, StudyError, Table
+from reports.studies.usual import listed
 from reports.units import format_quantity
 from simulator import Accelerator, Result, preset, simulate
 from workloads import Trace, linear, lstm, network
@@ -173,36 +174,32 @@ def _gain(speedup: float) -> str:
     return f"{speedup:.3g} times" if speedup >= HELPS else "nothing" if speedup < 1.005 else f"{speedup - 1:.1%}"
 
 
-def _joined(parts: Sequence[str]) -> str:
-    return ", ".join(parts[:-1]) + f" and {parts[-1]}" if len(parts) > 1 else "".join(parts)
-
-
 def _verdict(cases: Sequence[Case]) -> str:
     text = [
         f"An LSTM of 2 x {HIDDEN} units at batch 1 gains "
-        + _joined([f"{_gain(c.usual.speedup)} on {c.name} (banks {c.ratio:.3g} times the interface)" for c in cases])
+        + listed([f"{_gain(c.usual.speedup)} on {c.name} (banks {c.ratio:.3g} times the interface)" for c in cases])
         + "."
     ]
     large = [c for c in cases if c.from_size]
     never = [c for c in cases if not c.from_size]
     if large:
-        sizes = _joined([f"{c.from_size} units on {c.name}" for c in large])
+        sizes = listed([f"{c.from_size} units on {c.name}" for c in large])
         text.append(f"{percent(DECIDES)} of what the bandwidths promise, or more, is kept from {sizes}.")
     if never:
         far = "gets that far" if large else f"keeps {percent(DECIDES)} of what the bandwidths promise"
-        text.append(f"No LSTM of up to {SIZES[-1]} units {far} on {_joined([c.name for c in never])}.")
+        text.append(f"No LSTM of up to {SIZES[-1]} units {far} on {listed([c.name for c in never])}.")
     bound = [c for c in cases if fixed_share(c.usual.with_) >= DECIDES]
     if bound:
         text.append(
             f"What is left to {HIDDEN} units is then not bandwidth: launches and dependent steps take "
-            + _joined([f"{percent(fixed_share(c.usual.with_))} of the time on {c.name}" for c in bound])
+            + listed([f"{percent(fixed_share(c.usual.with_))} of the time on {c.name}" for c in bound])
             + "; were they free, the gain would be "
-            + _joined([f"{_gain(c.free[HIDDEN].speedup)} on {c.name}" for c in bound])
+            + listed([f"{_gain(c.free[HIDDEN].speedup)} on {c.name}" for c in bound])
             + "."
         )
     most = max(c.prefill.speedup for c in cases)
     text.append(
-        f"One token of {LANGUAGE_MODEL} gains {_joined([f'{_gain(c.decode.speedup)} on {c.name}' for c in cases])}; "
+        f"One token of {LANGUAGE_MODEL} gains {listed([f'{_gain(c.decode.speedup)} on {c.name}' for c in cases])}; "
         f"its prefill {_gain(most)}."
     )
     return " ".join(text)
@@ -213,7 +210,7 @@ def _limits(cases: Sequence[Case]) -> str:
     helped = [c for c in cases if c.last_batch]
     text = []
     if helped:
-        batches = _joined([f"{c.last_batch} on {c.name}" for c in helped])
+        batches = listed([f"{c.last_batch} on {c.name}" for c in helped])
         served = f"{' or '.join(map(str, vectors))} vector{'s' * (vectors != [1])}"
         text.append(
             f"A batch ends it: with {LARGE} units the memory helps (by {HELPS - 1:.0%} or more) up to batch {batches}; "
@@ -223,15 +220,15 @@ def _limits(cases: Sequence[Case]) -> str:
     if kept:
         text.append(
             f"Weights that stay on the chip between steps need it less: of the {HIDDEN} units "
-            + _joined([f"{c.name} keeps {percent(c.resident)} in {_keeper(c)}" for c in kept])
+            + listed([f"{c.name} keeps {percent(c.resident)} in {_keeper(c)}" for c in kept])
             + "."
         )
     still = [c for c in cases if "memory" not in c.usual.with_.placement]
     if still:
-        text.append(f"None of its ops runs in memory on {_joined([f'{c.name}, where {_why_not(c)}' for c in still])}.")
+        text.append(f"None of its ops runs in memory on {listed([f'{c.name}, where {_why_not(c)}' for c in still])}.")
     dearer = [c for c in cases if energy_ratio(c.usual) >= HELPS]
     if dearer:
-        spent = _joined([f"{c.name} spends {energy_ratio(c.usual):.3g} times the energy" for c in dearer])
+        spent = listed([f"{c.name} spends {energy_ratio(c.usual):.3g} times the energy" for c in dearer])
         text.append(f"The quicker place is not always the thriftier: {spent}.")
     text.append("Gates, softmax and norms run on the host, step after step, on every chip.")
     return " ".join(text)

@@ -22,7 +22,7 @@ from reports.studies.speech_models import (
     with_room,
 )
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, StudyError, Table
-from reports.studies.usual import counted, listed, on_chips, three_digits
+from reports.studies.usual import between, counted, listed, on_chips, three_digits
 from simulator import Accelerator, Result, preset, simulate
 from workloads import network, speech_s
 from workloads.streaming import FRAMES_PER_S
@@ -133,7 +133,7 @@ def _on(some: Sequence[OnChip], edge: Sequence[OnChip]) -> str:
 
 def _span(values) -> str:
     low, high = (f"{value:.0f}" if value >= 100 else f"{value:.2g}" for value in (min(values), max(values)))
-    return low if low == high else f"{low} to {high}"
+    return between(low, high)
 
 
 def _slower(found: Sequence[OnChip], of: str) -> str:

@@ -11,7 +11,7 @@ from reports.requests import substitute
 from reports.studies.hierarchy_charts import lengths_chart, windows_chart
 from reports.studies.roots import first_true
 from reports.studies.study import Bench, Finding, Study, StudyError, Table
-from reports.studies.usual import on_chips
+from reports.studies.usual import between, on_chips
 from reports.units import format_quantity
 from simulator import Accelerator, Result, simulate
 from workloads import Trace, attention, hierarchical_attention, lstm
@@ -219,7 +219,7 @@ def _span(n: Mapping[str, float], name: str, unit: str = "%") -> str:
     """The range over the chips, as per cent or as times."""
     low, high = (n[f"{name}_{end}"] * (100 if unit == "%" else 1) for end in ("least", "most"))
     low, high = (f"{value:.0f}" if value >= 10 else f"{value:.2g}" for value in (low, high))
-    return f"{low if low == high else f'{low} to {high}'} {unit}"
+    return f"{between(low, high)} {unit}"
 
 
 def _verdict(n: Mapping[str, float]) -> str:
@@ -283,9 +283,8 @@ def _positions(starts: Sequence[float]) -> str:
     if not finite:
         return "no length up to a million"
     low, high = (f"{round(end, 1 - int(math.log10(end))):,.0f}" for end in (min(finite), max(finite)))
-    span = low if low == high else f"{low} to {high}"
     missed = len(starts) - len(finite)
-    return f"{span} positions" + (f" (never on {missed} of {len(starts)} chips)" if missed else "")
+    return f"{between(low, high)} positions" + (f" (never on {missed} of {len(starts)} chips)" if missed else "")
 
 
 # -- tables --------------------------------------------------------------------------------------------

@@ -5,36 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reports.canvas import FONT_SIZE, LABEL_SIZE, new_grid
-from reports.palette import CATEGORIES, INK
+from reports.palette import INK
+from reports.studies.lines import looks, style
 from reports.studies.study import Chart
 from reports.studies.usual import three_digits
 
-MARKS = ("o", "s", "^", "D", "v", "P", "X")
 #: Marks of a ratio on a logarithmic axis.
 TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20, 30, 50, 100)
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
-
-
-def looks(number: int) -> dict:
-    """Colour, marker and line of a line, told apart in grey too."""
-    return {
-        "color": CATEGORIES[number % len(CATEGORIES)],
-        "marker": MARKS[number % len(MARKS)],
-        "linestyle": LINES[number % len(LINES)],
-        "markersize": 3.5,
-        "linewidth": 1.1,
-    }
 
 
 def _style(ax, title: str, xlabel: str, ylabel: str) -> None:
     ax.set(xscale="log", yscale="log")
     ax.set_title(title, fontsize=FONT_SIZE, loc="left")
-    ax.set_xlabel(xlabel, fontsize=FONT_SIZE)
-    ax.set_ylabel(ylabel, fontsize=FONT_SIZE)
-    ax.tick_params(labelsize=LABEL_SIZE)
-    ax.grid(True, color="#E4E4E4", linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
+    style(ax, xlabel, ylabel)
 
 
 def lengths_chart(chip, tasks: Sequence[tuple], networks: Sequence[str], lengths: Sequence[int]) -> Chart:

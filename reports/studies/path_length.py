@@ -13,7 +13,7 @@ from reports.requests import substitute
 from reports.studies.path_length_charts import gains_chart, paths_chart
 from reports.studies.roots import first_true
 from reports.studies.study import Bench, Finding, Outside, Study, StudyError, Table
-from reports.studies.usual import on_chips, ranged
+from reports.studies.usual import between, listed, on_chips, ranged
 from reports.units import format_quantity
 from simulator import Accelerator, preset, simulate
 from workloads import (
@@ -282,12 +282,11 @@ def _number(value: float) -> str:
 
 def _span(n: Mapping[str, float], name: str) -> str:
     low, high = _number(n[f"{name}_least"]), _number(n[f"{name}_most"])
-    return low if low == high else f"{low} to {high}"
+    return between(low, high)
 
 
 def _names(*kinds: str) -> str:
-    labels = [network.label for network in _of_kind(*kinds)]
-    return f"{', '.join(labels[:-1])} and {labels[-1]}"
+    return listed([network.label for network in _of_kind(*kinds)])
 
 
 def _verdict(n: Mapping[str, float], first: OnChip) -> str:

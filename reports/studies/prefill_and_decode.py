@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.canvas import FONT_SIZE, LABEL_SIZE, new_panels
-from reports.palette import CATEGORIES, INK
+from reports.canvas import LABEL_SIZE, new_panels
+from reports.palette import INK
 from reports.requests import substitute
+from reports.studies.lines import looks, style
 from reports.studies.roots import first_above
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, StudyError, Table
-from reports.studies.usual import on_chips, ranged, three_digits
+from reports.studies.usual import between, on_chips, ranged, three_digits
 from simulator import Accelerator, Result, preset, simulate
 from workloads import Trace, transformer
 from workloads.networks import recurrent_network
@@ -285,7 +286,7 @@ def _holds(n: Mapping[str, float]) -> str:
 
 def _span(low: float, high: float) -> str:
     one, other = _count(low), _count(high)
-    return one if one == other else f"{one} to {other}"
+    return between(one, other)
 
 
 def _chips(count: float) -> str:
@@ -429,22 +430,6 @@ def _served_table(served) -> Table:
 
 # -- charts --------------------------------------------------------------------------------------------
 
-MARKS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
-
-
-def _looks(number: int) -> dict:
-    return {"color": CATEGORIES[number % 7], "marker": MARKS[number % 7], "linestyle": LINES[number % 6]}
-
-
-def _style(ax, xlabel: str, ylabel: str) -> None:
-    ax.set_xlabel(xlabel, fontsize=FONT_SIZE)
-    ax.set_ylabel(ylabel, fontsize=FONT_SIZE)
-    ax.tick_params(labelsize=LABEL_SIZE)
-    ax.grid(True, color="#E4E4E4", linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.spines[["top", "right"]].set_visible(False)
-
 
 def _decode_chart(chip: _OnChip, crossings) -> Chart:
     contexts = [4**i for i in range(4, 10)]
@@ -457,7 +442,7 @@ def _decode_chart(chip: _OnChip, crossings) -> Chart:
         ax = new_panels(1, (3.5, 2.8))[0]
         for number, (c, line) in enumerate(zip(own, lines, strict=True)):
             label = f"{c['decoder'].kv_heads} KV heads, batch {c['batch']}"
-            ax.plot(contexts, line, label=label, markersize=3.5, linewidth=1.1, **_looks(number))
+            ax.plot(contexts, line, label=label, **looks(number))
             if contexts[0] < c["twice"] < contexts[-1]:
                 ax.plot([c["twice"]], [2], "o", markersize=7, markerfacecolor="none", markeredgecolor=INK)
         for level in (1, 2):
@@ -467,7 +452,7 @@ def _decode_chart(chip: _OnChip, crossings) -> Chart:
         ax.xaxis.set_major_formatter(_power_of_two)
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         ax.yaxis.set_minor_formatter(lambda value, _: "")
-        _style(ax, "cached positions", "decoder / recurrent step [time]")
+        style(ax, "cached positions", "decoder / recurrent step [time]")
         ax.figure.legend(loc="outside upper center", ncols=2, fontsize=LABEL_SIZE, frameon=False)
         return ax.figure
 
@@ -494,15 +479,13 @@ def _prefill_chart(chips, prefills) -> Chart:
     def draw():
         ax = new_panels(1, (3.5, 2.8))[0]
         for number, chip in enumerate(chips):
-            ax.plot(
-                prompts, lines[chip.chip.name], label=chip.chip.name, markersize=3.5, linewidth=1.1, **_looks(number)
-            )
+            ax.plot(prompts, lines[chip.chip.name], label=chip.chip.name, **looks(number))
         ax.axhline(1, color=INK, linewidth=0.8)
         ax.set(xscale="log", yscale="log", xticks=prompts[::2])
         ax.set_xticks([], minor=True)
         ax.xaxis.set_major_formatter(_power_of_two)
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        _style(ax, "positions of the prompt", "LSTM / decoder [time]")
+        style(ax, "positions of the prompt", "LSTM / decoder [time]")
         ax.figure.legend(loc="outside upper center", ncols=3, fontsize=LABEL_SIZE, frameon=False)
         return ax.figure
 

@@ -13,7 +13,7 @@ from reports.palette import CATEGORIES, INK
 from reports.requests import substitute
 from reports.studies.roots import first_above
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, StudyError, Table
-from reports.studies.usual import count_of, counted, ranged, span, three_digits
+from reports.studies.usual import between, count_of, counted, ranged, span, three_digits
 from simulator import Accelerator, Result, preset, simulate
 from workloads import Trace, linear, lstm, network
 from workloads.trace import element_bytes
@@ -174,12 +174,12 @@ def _holds(n: Mapping[str, float]) -> str:
 
 def _span(low: float, high: float) -> str:
     one, other = (f"{low:.2f}", f"{high:.2f}") if max(low, high) < 10 else (f"{low:.3g}", f"{high:.3g}")
-    return one if one == other else f"{one} to {other}"
+    return between(one, other)
 
 
 def _percent(n: Mapping[str, float], group: str) -> str:
     one, other = (f"{100 * n[f'{group}_reached_{end}']:.0f}" for end in ("least", "most"))
-    return one if one == other else f"{one} to {other}"
+    return between(one, other)
 
 
 def _of(n: Mapping[str, float], name: str) -> str:

@@ -13,7 +13,7 @@ from reports.canvas import FONT_SIZE, LABEL_SIZE, new_panels
 from reports.palette import CATEGORIES, INK
 from reports.requests import substitute
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, StudyError, Table
-from reports.studies.usual import listed, three_digits
+from reports.studies.usual import between, listed, three_digits
 from simulator import Accelerator, Result, preset, simulate
 from workloads import Trace, lstm, rnn
 from workloads.libraries import Call, merged_gates, separate_cells, separate_gates
@@ -240,7 +240,7 @@ def _holds(n: Mapping[str, float]) -> str:
 
 def _span(low: float, high: float, scale: float = 1.0) -> str:
     one, other = (f"{float(f'{scale * end:.2g}'):g}" for end in (low, high))
-    return one if one == other else f"{one} to {other}"
+    return between(one, other)
 
 
 def _verdict(n: Mapping[str, float]) -> str:

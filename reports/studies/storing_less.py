@@ -11,7 +11,7 @@ from reports.canvas import FONT_SIZE, LABEL_SIZE, new_grid, shortened
 from reports.palette import CATEGORIES, GREY, INK
 from reports.requests import Workload, substitute
 from reports.studies.study import Bench, Chart, Finding, Study, StudyError, Table
-from reports.studies.usual import listed, ranged, three_digits
+from reports.studies.usual import listed, ranged, span, three_digits
 from simulator import Accelerator, simulate
 from workloads import Trace, store_less
 
@@ -175,12 +175,6 @@ def _holds(found: Sequence[Found]) -> str:
     return "holds in part" if any(decode) or any(prefill) else "does not hold"
 
 
-def _span(values: Sequence[float], form: str = "{:.3g}") -> str:
-    """ "1.2 to 3.4", or one number where both ends read the same."""
-    low, high = form.format(min(values)), form.format(max(values))
-    return low if low == high else f"{low} to {high}"
-
-
 def _names(found: Sequence[Found]) -> str:
     return listed([one.chip.name for one in found])
 
@@ -191,12 +185,12 @@ def _verdict(found: Sequence[Found]) -> str:
     blocks = [one.prefill[longest, one.best_block(longest)].gain(QUOTED) for one in found]
     less = [one.traffic_bytes[1.0] / one.traffic_bytes[QUOTED] for one in found]
     text = (
-        f"With {QUOTED:.0%} of {longest:,} positions stored, a token is made {_span(gains)} times as fast as with "
-        f"all of them and moves {_span(less)} times fewer bytes from memory, the test counted. "
+        f"With {QUOTED:.0%} of {longest:,} positions stored, a token is made {span(gains)} times as fast as with "
+        f"all of them and moves {span(less)} times fewer bytes from memory, the test counted. "
     )
     further = [one.fits[QUOTED] / one.fits[1.0] for one in found if one.fits[1.0]]
     if further:
-        text += f"{_span(further)} times as many positions fit in memory beside the weights"
+        text += f"{span(further)} times as many positions fit in memory beside the weights"
         only_less = [one for one in found if one.fits[1.0] < longest <= one.fits[QUOTED]]
         text += f"; on {_names(only_less)} {longest:,} fit only so. " if only_less else ". "
     slow = [one for one in found if one.prefill[longest, 1].gain(QUOTED) < 1]
@@ -208,8 +202,8 @@ def _verdict(found: Sequence[Found]) -> str:
         )
     else:
         serial = [one.prefill[longest, 1].gain(QUOTED) for one in found]
-        text += f"Reading all {longest:,} positions, vector after vector, is {_span(serial)} times as fast; "
-    return f"{text}in the best of the blocks it is {_span(blocks)} times as fast."
+        text += f"Reading all {longest:,} positions, vector after vector, is {span(serial)} times as fast; "
+    return f"{text}in the best of the blocks it is {span(blocks)} times as fast."
 
 
 def _paying(found: Sequence[Found], length: int) -> str:
@@ -218,7 +212,7 @@ def _paying(found: Sequence[Found], length: int) -> str:
     if len(never) == len(found):
         return f"at {length:,} positions it is never faster"
     pays = [one.decode[length].break_even for one in found if one not in never]
-    text = f"at {length:,} positions it is faster below {_span(pays, '{:.2f}')} stored"
+    text = f"at {length:,} positions it is faster below {span(pays, '{:.2f}')} stored"
     return f"{text} (on {_names(never)} never)" if never else text
 
 
@@ -230,7 +224,7 @@ def _limits(found: Sequence[Found]) -> str:
         f"reads a key wherever attention reads a key and a value. "
     )
     sketch = [one.sketch.break_even for one in found]
-    text += f"Comparing {SKETCH} features of a key moves it to {_span(sketch, '{:.2f}')} at {longest:,}. "
+    text += f"Comparing {SKETCH} features of a key moves it to {span(sketch, '{:.2f}')} at {longest:,}. "
     short = LENGTHS[0]
     losing = [one for one in found if one.prefill[short, one.best_block(short)].gain(QUOTED) <= 1]
     if losing:
@@ -291,7 +285,7 @@ def _prefill_table(found: Sequence[Found]) -> Table:
 
 def _chart(found: Sequence[Found]) -> Chart:
     longest, first = LENGTHS[-1], found[0]
-    even = _span([one.decode[longest].break_even for one in found], "{:.2f}")
+    even = span([one.decode[longest].break_even for one in found], "{:.2f}")
     times = [three_digits(first.prefill[longest, block].ratio[KEEPS.index(QUOTED)]) for block in BLOCKS]
     return Chart(
         draw=lambda: draw(found),

@@ -12,6 +12,7 @@ from reports.canvas import FONT_SIZE, LABEL_SIZE, new_grid, shortened
 from reports.palette import CATEGORIES, GREY, INK
 from reports.requests import substitute
 from reports.studies.study import Bench, Chart, Finding, Outside, Study, StudyError, Table
+from reports.studies.usual import span
 from simulator import Accelerator, Result, simulate
 from workloads import Trace, decoder_block, lstm, network, training
 from workloads.networks import translation_network
@@ -207,29 +208,23 @@ def _holds(found: Sequence[Found]) -> str:
     return "holds in part" if any(slower) else "does not hold"
 
 
-def _span(values: Sequence[float], form: str = "{:.3g}") -> str:
-    """ "1.2 to 3.4", or one number where both ends read the same."""
-    low, high = form.format(min(values)), form.format(max(values))
-    return low if low == high else f"{low} to {high}"
-
-
 def _verdict(found: Sequence[Found]) -> str:
     batches = set.intersection(*(set(one.by_batch) for one in found))
     small, large = min(batches), max(batches)
     thin = [one.by_batch[small] for one in found]
     left = [pair.left_without_waits for pair in thin]
     text = (
-        f"At {LENGTH} steps and batch {small:,} the LSTM takes {_span([p.at_equal_flop for p in thin])} times as "
-        f"long for a FLOP as attention with as many parameters; {_span(left)} times were its launches and dependent "
+        f"At {LENGTH} steps and batch {small:,} the LSTM takes {span([p.at_equal_flop for p in thin])} times as "
+        f"long for a FLOP as attention with as many parameters; {span(left)} times were its launches and dependent "
         f"steps free, since each step's products are as thin as the batch. At batch {large:,}, the largest tried "
-        f"that fits on all, it takes {_span([one.by_batch[large].at_equal_flop for one in found])} times as long. "
+        f"that fits on all, it takes {span([one.by_batch[large].at_equal_flop for one in found])} times as long. "
     )
     lengths = set.intersection(*(set(one.filled) for one in found))
     if lengths:
         ends = [(end, [one.filled[end].at_equal_flop for one in found]) for end in (min(lengths), max(lengths))]
         text += (
-            f"With memory filled it takes {_span(ends[0][1])} times as long at {ends[0][0]:,} steps and "
-            f"{_span(ends[1][1])} times at {ends[1][0]:,}: the activations of all steps are kept, so a longer sequence "
+            f"With memory filled it takes {span(ends[0][1])} times as long at {ends[0][0]:,} steps and "
+            f"{span(ends[1][1])} times at {ends[1][0]:,}: the activations of all steps are kept, so a longer sequence "
             "leaves a smaller batch."
         )
     return text
@@ -255,7 +250,7 @@ def _limits(found: Sequence[Found]) -> str:
         parameters = [pair.at_equal_parameters for pair in grown if pair.length == longest]
         text += (
             f"At equal parameters attention does more work the longer the sequence: at {longest:,} steps and batch "
-            f"{BATCH} the LSTM takes {_span(parameters)} times as long for a token. "
+            f"{BATCH} the LSTM takes {span(parameters)} times as long for a token. "
         )
     masked = [one.chip.name for one in found if not one.chip.abilities.skips_masked]
     if masked:

@@ -32,10 +32,14 @@ def largest(shares: dict[str, float]) -> str:
     return max(shares, key=shares.get)
 
 
-def span(values: Sequence[float], form: str, unit: str = "") -> str:
+def between(low: str, high: str) -> str:
+    """'1 to 5', or '5' where both ends read the same."""
+    return low if low == high else f"{low} to {high}"
+
+
+def span(values: Sequence[float], form: str = "{:.3g}", unit: str = "") -> str:
     """'1 to 5 ms', or '5 ms' where both ends are the same as shown; without exponents."""
-    low, high = (plain_text(end, form) for end in (min(values), max(values)))
-    return f"{low if low == high else f'{low} to {high}'} {unit}".rstrip()
+    return f"{between(*(plain_text(end, form) for end in (min(values), max(values))))} {unit}".rstrip()
 
 
 def plain_text(value: float, form: str) -> str:
